@@ -1,0 +1,141 @@
+package admin_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shopset/shopset/internal/admin"
+)
+
+func get(t *testing.T, s *admin.Server, path string) (int, string) {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	s.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
+	return recorder.Code, recorder.Body.String()
+}
+
+func TestReadinessNamesWhatFails(t *testing.T) {
+	s := admin.New()
+	var broken error
+	s.AddCheck("redis", func(context.Context) error { return broken })
+	s.AddCheck("api", func(context.Context) error { return nil })
+
+	if code, body := get(t, s, "/readyz"); code != 200 {
+		t.Fatalf("all checks pass, got %d %s", code, body)
+	}
+	broken = errors.New("connection refused")
+	code, body := get(t, s, "/readyz")
+	if code != 503 || strings.TrimSpace(body) != "redis: connection refused" {
+		t.Fatalf("one check fails, got %d %q", code, body)
+	}
+	if code, _ := get(t, s, "/healthz"); code != 200 {
+		t.Fatalf("health must not depend on checks, got %d", code)
+	}
+}
+
+func TestReadinessBoundsAHangingCheck(t *testing.T) {
+	s := admin.New()
+	s.AddCheck("stuck", func(context.Context) error { select {} })
+	code, body := get(t, s, "/readyz")
+	if code != 503 || !strings.Contains(body, "stuck: no answer within") {
+		t.Fatalf("got %d %q", code, body)
+	}
+}
+
+// TestRunEndsGracefully checks that a request under way is finished after the stop, that readiness
+// is off meanwhile, and that the admin port still answers then.
+func TestRunEndsGracefully(t *testing.T) {
+	s := admin.New()
+	started, release := make(chan struct{}), make(chan struct{})
+	listener := listen(t)
+	service := admin.HTTP(listener, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(started)
+		<-release
+		io.WriteString(w, "finished")
+	}))
+	adminListener := listen(t)
+	adminAddress := adminListener.Addr().String()
+	adminListener.Close()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Run(ctx, admin.Options{Address: adminAddress, Grace: 10 * time.Second}, service)
+	}()
+	answer := make(chan string, 1)
+	go func() {
+		response, err := http.Get("http://" + listener.Addr().String())
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		answer <- string(body)
+	}()
+	<-started
+	cancel()
+
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		response, err := http.Get("http://" + adminAddress + "/readyz")
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusServiceUnavailable {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("readiness stays on after the stop (%v)", err)
+		}
+	}
+	close(release)
+	if got := <-answer; got != "finished" {
+		t.Fatalf("the request under way got %q", got)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
+}
+
+func TestConfigErrorsNameEveryLine(t *testing.T) {
+	type config struct {
+		Listen  string `yaml:"listen"`
+		Workers int    `yaml:"workers"`
+	}
+	for _, test := range []struct{ name, content, want string }{
+		{"unknown field and wrong type", "listn: x\nworkers: many\n",
+			"configuration c.yaml: line 1: field listn not found in type admin_test.config\n" +
+				"configuration c.yaml: line 2: cannot unmarshal !!str `many` into int"},
+		{"empty", "", "configuration c.yaml: empty"},
+		{"two documents", "listen: a\n---\nlisten: b\n", "configuration c.yaml: more than one YAML document"},
+		{"no YAML", "a: [", "configuration c.yaml: line 1: did not find expected node content"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := admin.ParseConfig("c.yaml", []byte(test.content), &config{})
+			if err == nil || err.Error() != test.want {
+				t.Fatalf("got  %v\nwant %s", err, test.want)
+			}
+		})
+	}
+	var good config
+	if err := admin.ParseConfig("c.yaml", []byte("listen: a\nworkers: 3\n"), &good); err != nil || good.Workers != 3 {
+		t.Fatal(err, good)
+	}
+}

@@ -1,0 +1,127 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// DefaultAddress is the address of the admin port of all programs. The operator knows the port by
+// the name "admin".
+const DefaultAddress = ":9090"
+
+// checkTimeout bounds all readiness checks of one probe together.
+const checkTimeout = time.Second
+
+// Check reports whether something the program needs works; nil means that it does.
+type Check func(context.Context) error
+
+// Server answers on the admin port. Make one with New.
+type Server struct {
+	mux      *http.ServeMux
+	registry *prometheus.Registry
+	stopping atomic.Bool
+
+	mu     sync.Mutex
+	checks map[string]Check
+}
+
+// New returns a Server with /healthz, /readyz and /metrics, and the metrics of the Go runtime and
+// the process registered.
+func New() *Server {
+	s := &Server{
+		mux:      http.NewServeMux(),
+		registry: prometheus.NewRegistry(),
+		checks:   map[string]Check{},
+	}
+	s.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "ok")
+	})
+	s.mux.HandleFunc("GET /readyz", s.ready)
+	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	return s
+}
+
+// Registry is where a program registers its own metrics.
+func (s *Server) Registry() prometheus.Registerer { return s.registry }
+
+// Handle adds a page to the admin port; pattern is that of http.ServeMux.
+func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
+// AddCheck makes readiness depend on check. A second check of the same name replaces the first.
+func (s *Server) AddCheck(name string, check Check) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.checks[name] = check
+}
+
+// Stop makes the program unready for good. Run calls it at the first signal.
+func (s *Server) Stop() { s.stopping.Store(true) }
+
+// ServeHTTP makes the Server usable in an http.Server and in tests.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
+	if s.stopping.Load() {
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		return
+	}
+	if failed := s.failedChecks(r.Context()); len(failed) > 0 {
+		http.Error(w, strings.Join(failed, "\n"), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// failedChecks runs all checks at once and returns one line for each that failed, sorted.
+func (s *Server) failedChecks(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+
+	s.mu.Lock()
+	results := make(chan string, len(s.checks))
+	waiting := make(map[string]bool, len(s.checks))
+	for name, check := range s.checks {
+		waiting[name] = true
+		go func() {
+			if err := check(ctx); err != nil {
+				results <- name + "\x00" + err.Error()
+				return
+			}
+			results <- name + "\x00"
+		}()
+	}
+	s.mu.Unlock()
+
+	var failed []string
+	for len(waiting) > 0 {
+		select {
+		case result := <-results:
+			name, problem, _ := strings.Cut(result, "\x00")
+			delete(waiting, name)
+			if problem != "" {
+				failed = append(failed, name+": "+problem)
+			}
+		case <-ctx.Done():
+			for name := range waiting {
+				failed = append(failed, name+": no answer within "+checkTimeout.String())
+			}
+			clear(waiting)
+		}
+	}
+	sort.Strings(failed)
+	return failed
+}
