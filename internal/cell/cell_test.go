@@ -1,0 +1,370 @@
+package cell_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/cell"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew; a changed Pod template restarts cells when operators are upgraded")
+
+func load(t *testing.T, name string) *v1alpha1.ShopSet {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, string(content))
+}
+
+func parse(t *testing.T, content string) *v1alpha1.ShopSet {
+	t.Helper()
+	var ss v1alpha1.ShopSet
+	if err := yaml.UnmarshalStrict([]byte(content), &ss); err != nil {
+		t.Fatal(err)
+	}
+	return &ss
+}
+
+func build(t *testing.T, ss *v1alpha1.ShopSet) *cell.Cell {
+	t.Helper()
+	c, err := cell.Build(ss)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func component(c *cell.Cell, name string) *cell.Component {
+	for i := range c.Components {
+		if c.Components[i].Name == name {
+			return &c.Components[i]
+		}
+	}
+	return nil
+}
+
+// TestGolden guards running cells: objects of a given spec may not change between releases.
+func TestGolden(t *testing.T) {
+	for _, name := range []string{"sample", "everything"} {
+		t.Run(name, func(t *testing.T) {
+			var got bytes.Buffer
+			for _, object := range build(t, load(t, name)).Objects() {
+				content, err := yaml.Marshal(object)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(&got, "---\n%s", content)
+			}
+			golden := filepath.Join("testdata", name+".golden.yaml")
+			if *update {
+				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got.Bytes(), want) {
+				t.Fatalf("%s differs; run with -update and read the difference", golden)
+			}
+		})
+	}
+}
+
+func TestBuildIsPure(t *testing.T) {
+	ss := load(t, "sample")
+	before := ss.DeepCopy()
+	first, second := build(t, ss), build(t, ss)
+	a, _ := yaml.Marshal(first.Objects())
+	b, _ := yaml.Marshal(second.Objects())
+	if !bytes.Equal(a, b) {
+		t.Fatal("two builds differ")
+	}
+	x, _ := yaml.Marshal(before)
+	y, _ := yaml.Marshal(ss)
+	if !bytes.Equal(x, y) {
+		t.Fatal("Build changed its input")
+	}
+}
+
+// TestOneComponentAlone: a change to one component changes no other component's revision.
+func TestOneComponentAlone(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		change  func(*v1alpha1.ShopSet)
+		changed string // components whose revision changes, in order
+		cell    bool   // whether the revision of the whole changes
+	}{
+		{"image", func(s *v1alpha1.ShopSet) { s.Spec.Components[1].Image = "x" }, "shop", true},
+		{"env", func(s *v1alpha1.ShopSet) { s.Spec.Components[2].Env[0].Name = "X" }, "cart", true},
+		{"config", func(s *v1alpha1.ShopSet) { s.Spec.Components[0].Config[0].Template += "# x\n" }, "proxy", true},
+		{"value", func(s *v1alpha1.ShopSet) { s.Spec.Values["X"] = "x" }, "proxy shop cart api", true},
+		{"port of a used component", func(s *v1alpha1.ShopSet) { s.Spec.Components[3].Ports[0].Port = 8081 }, "shop cart api", true},
+		{"replicas", func(s *v1alpha1.ShopSet) { s.Spec.Components[1].Replicas = new(int32(9)) }, "", false},
+		{"autoscaling", func(s *v1alpha1.ShopSet) { s.Spec.Components[2].Autoscaling.Max = 99 }, "", false},
+		{"drain", func(s *v1alpha1.ShopSet) { s.Spec.Traffic = v1alpha1.TrafficDrain }, "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ss := load(t, "sample")
+			before := build(t, ss)
+			test.change(ss)
+			after := build(t, ss)
+			var changed []string
+			for i := range before.Components {
+				if before.Components[i].Revision != after.Components[i].Revision {
+					changed = append(changed, before.Components[i].Name)
+				}
+			}
+			if got := strings.Join(changed, " "); got != test.changed {
+				t.Errorf("changed %q, want %q", got, test.changed)
+			}
+			if got := before.Revision != after.Revision; got != test.cell {
+				t.Errorf("revision of the cell changed: %v", got)
+			}
+		})
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*v1alpha1.ShopSet)
+		want   string
+	}{
+		{"circle", func(s *v1alpha1.ShopSet) { s.Spec.Components[3].Uses = []string{"proxy"} },
+			"spec.components: uses forms a circle: proxy → shop → api → proxy; nothing in it could be changed first, take one of these out"},
+		{"reserved name", func(s *v1alpha1.ShopSet) { s.Spec.Values["ENVIRONMENT"] = "x" },
+			"spec.values: ENVIRONMENT is set by the operator; choose another name"},
+		{"missing variable", func(s *v1alpha1.ShopSet) { s.Spec.Components[0].Config[0].Template = "a\n{{ .SHOP_ULR }}" },
+			"spec.components[proxy].config: /etc/shopset-proxy/config.yaml line 2: variable SHOP_ULR is not set"},
+		{"variable of a Secret", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[2].Config = []v1alpha1.ConfigFile{{Path: "/c", Template: "{{ .COOKIE_KEYS }}"}}
+		}, "spec.components[cart].config: /c line 1: variable COOKIE_KEYS is not set: its value comes from a Secret or a field of the Pod and is not known before the Pod starts; let the program read it from its environment"},
+		{"overlay of the wrong type", func(s *v1alpha1.ShopSet) { s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"containers":"x"}}`) },
+			"spec.components[api].podTemplate: is not a Pod template: json: cannot unmarshal string into Go struct field"},
+		{"overlay with an unknown field", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"priorityClas":"x"}}`)
+		}, `spec.components[api].podTemplate: is not a Pod template: json: unknown field "priorityClas"`},
+		{"same port twice", func(s *v1alpha1.ShopSet) { s.Spec.Components[0].Ports[1].Port = 8443 },
+			"spec.components[proxy].ports: https and http are both 8443"},
+		{"too much config", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[0].Config = nil
+			for i := range 3 {
+				s.Spec.Components[0].Config = append(s.Spec.Components[0].Config, v1alpha1.ConfigFile{
+					Path: fmt.Sprint("/c", i), Template: strings.Repeat("x", 400<<10)})
+			}
+		}, "spec.components[proxy].config: the rendered files have 1200 KiB together; a ConfigMap holds 1024"},
+		{"all at once", func(s *v1alpha1.ShopSet) {
+			s.Spec.Values["SHOPSET"] = "x"
+			s.Spec.Components[0].Ports[1].Port = 8443
+		}, "spec.values: SHOPSET is set by the operator; choose another name; spec.components[proxy].ports: https and http are both 8443"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ss := load(t, "sample")
+			ss.Spec.Components[3].PodTemplate = load(t, "everything").Spec.Components[0].PodTemplate.DeepCopy()
+			ss.Spec.Components[3].PodTemplate.Raw = []byte(`{}`)
+			test.change(ss)
+			_, err := cell.Build(ss)
+			if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+				t.Fatalf("got  %v\nwant %s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestPlan(t *testing.T) {
+	ss := load(t, "sample")
+	before := build(t, ss)
+	ss.Spec.Values["RELEASE"] = "2" // Changes every component.
+	after := build(t, ss)
+
+	at := func(c *cell.Cell, name string, ready bool) *appsv1.Deployment {
+		d := component(c, name).Deployment.DeepCopy()
+		if ready {
+			n := cell.Desired(d)
+			d.Status = appsv1.DeploymentStatus{Replicas: n, UpdatedReplicas: n, AvailableReplicas: n}
+		}
+		return d
+	}
+	for _, test := range []struct {
+		name string
+		live map[string]*appsv1.Deployment
+		want string
+	}{
+		{"first start: all at once", nil, "map[]"},
+		{"all at the earlier revision: only api may change", map[string]*appsv1.Deployment{
+			"proxy": at(before, "proxy", true), "shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(before, "api", true),
+		}, "map[cart:[api] proxy:[shop cart] shop:[api]]"},
+		{"api changes: the others wait", map[string]*appsv1.Deployment{
+			"proxy": at(before, "proxy", true), "shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(after, "api", false),
+		}, "map[cart:[api] proxy:[shop cart] shop:[api]]"},
+		{"api done: shop and cart may change", map[string]*appsv1.Deployment{
+			"proxy": at(before, "proxy", true), "shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(after, "api", true),
+		}, "map[proxy:[shop cart]]"},
+		{"shop done, cart under way", map[string]*appsv1.Deployment{
+			"proxy": at(before, "proxy", true), "shop": at(after, "shop", true), "cart": at(after, "cart", false), "api": at(after, "api", true),
+		}, "map[proxy:[cart]]"},
+		{"a component that is gone is created at once", map[string]*appsv1.Deployment{
+			"shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(before, "api", true),
+		}, "map[cart:[api] shop:[api]]"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := fmt.Sprint(cell.Plan(after, test.live)); got != test.want {
+				t.Fatalf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// TestHold: a component that waits keeps its Pod template and config, and follows the new number of
+// replicas all the same.
+func TestHold(t *testing.T) {
+	ss := load(t, "sample")
+	before := build(t, ss)
+	stored, err := cell.EncodeRevision(&ss.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	earlier, err := cell.DecodeRevision(stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss.Spec.Values["RELEASE"] = "2"
+	ss.Spec.Components[0].Config[0].Template += "# 2\n"
+	ss.Spec.Components[0].Replicas = new(int32(7))
+	after := build(t, ss)
+
+	if !after.Hold(ss, "proxy", component(before, "proxy").Revision, []*v1alpha1.ShopSetSpec{&ss.Spec, earlier}) {
+		t.Fatal("the earlier revision was not found")
+	}
+	held, old := component(after, "proxy"), component(before, "proxy")
+	if held.Deployment.Annotations[cell.AnnotationRevision] != old.Revision || held.Config.Name != old.Config.Name {
+		t.Error("the held component is not at its earlier revision")
+	}
+	if *held.Deployment.Spec.Replicas != 7 {
+		t.Errorf("replicas are %d, want the new 7", *held.Deployment.Spec.Replicas)
+	}
+	if held.Revision == old.Revision {
+		t.Error("the wanted revision must stay the new one")
+	}
+	if after.Hold(ss, "proxy", "unknown", []*v1alpha1.ShopSetSpec{earlier}) {
+		t.Error("found a revision that is not on record")
+	}
+}
+
+func TestWiden(t *testing.T) {
+	ss := load(t, "sample")
+	before := ss.DeepCopy()
+	ss.Spec.Components[0].Uses = []string{"shop"}
+	ss.Spec.Components[0].Config = nil
+	after := build(t, ss)
+	if got := len(component(after, "cart").NetworkPolicy.Spec.Ingress); got != 0 {
+		t.Fatalf("nobody uses cart, but %d rules let somebody in", got)
+	}
+	after.Widen(ss, &before.Spec)
+	rules := component(after, "cart").NetworkPolicy.Spec.Ingress
+	if len(rules) != 1 || len(rules[0].From) != 1 || rules[0].From[0].PodSelector.MatchLabels[cell.LabelComponent] != "proxy" {
+		t.Fatalf("proxy still runs at the earlier revision and is shut out: %v", rules)
+	}
+	if len(component(after, "shop").NetworkPolicy.Spec.Ingress[0].From) != 1 {
+		t.Error("an unchanged user is let in twice")
+	}
+}
+
+func TestCovers(t *testing.T) {
+	desired := build(t, load(t, "sample"))
+	for _, test := range []struct {
+		name  string
+		drift func(*cell.Component)
+		want  bool
+	}{
+		{"same", func(*cell.Component) {}, true},
+		{"status", func(c *cell.Component) { c.Deployment.Status.Replicas = 5 }, true},
+		{"default filled in", func(c *cell.Component) { c.Deployment.Spec.Template.Spec.DNSPolicy = "ClusterFirst" }, true},
+		{"label of somebody else", func(c *cell.Component) { c.Deployment.Labels["x"] = "y" }, true},
+		{"env of somebody else", func(c *cell.Component) {
+			container := &c.Deployment.Spec.Template.Spec.Containers[0]
+			container.Env = append(container.Env[:0:0], container.Env...)
+			container.Env = append(container.Env, container.Env[0])
+			container.Env[len(container.Env)-1].Name = "INJECTED"
+		}, true},
+		{"quantity written otherwise", func(c *cell.Component) {
+			r := c.Deployment.Spec.Template.Spec.Containers[0].Resources.Requests
+			q := r["cpu"]
+			q.SetMilli(50)
+			r["cpu"] = q
+		}, true},
+		{"replicas", func(c *cell.Component) { *c.Deployment.Spec.Replicas = 1 }, false},
+		{"label removed", func(c *cell.Component) { delete(c.Deployment.Labels, cell.LabelShopSet) }, false},
+		{"owner removed", func(c *cell.Component) { c.Deployment.OwnerReferences = nil }, false},
+		{"image", func(c *cell.Component) { c.Deployment.Spec.Template.Spec.Containers[0].Image = "evil" }, false},
+		{"env value", func(c *cell.Component) { c.Deployment.Spec.Template.Spec.Containers[0].Env[0].Value = "x" }, false},
+		{"probe path", func(c *cell.Component) {
+			c.Deployment.Spec.Template.Spec.Containers[0].ReadinessProbe.HTTPGet.Path = "/"
+		}, false},
+		{"selector widened", func(c *cell.Component) { delete(c.Service.Spec.Selector, cell.LabelComponent) }, false},
+		{"selector narrowed", func(c *cell.Component) { c.Service.Spec.Selector["x"] = "y" }, false},
+		{"policy opened", func(c *cell.Component) { c.NetworkPolicy.Spec.Ingress[0].Ports = nil }, false},
+		{"budget", func(c *cell.Component) { c.DisruptionBudget.Spec.MaxUnavailable.IntVal = 9 }, false},
+		{"volume removed", func(c *cell.Component) { c.Deployment.Spec.Template.Spec.Volumes = nil }, false},
+		{"earlier apply", func(c *cell.Component) { c.Service.Annotations[cell.AnnotationApplied] = "old" }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			live := build(t, load(t, "sample"))
+			test.drift(component(live, "proxy"))
+			got := true
+			wanted, present := desired.Objects(), live.Objects()
+			for i := range wanted {
+				got = got && cell.Covers(wanted[i], present[i])
+			}
+			if got != test.want {
+				t.Fatalf("Covers is %v", got)
+			}
+		})
+	}
+}
+
+func BenchmarkBuild(b *testing.B) {
+	content, _ := os.ReadFile("testdata/sample.yaml")
+	var ss v1alpha1.ShopSet
+	if err := yaml.UnmarshalStrict(content, &ss); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := cell.Build(&ss); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkCovers(b *testing.B) {
+	content, _ := os.ReadFile("testdata/sample.yaml")
+	var ss v1alpha1.ShopSet
+	if err := yaml.UnmarshalStrict(content, &ss); err != nil {
+		b.Fatal(err)
+	}
+	desired, _ := cell.Build(&ss)
+	live, _ := cell.Build(&ss)
+	wanted, present := desired.Objects(), live.Objects()
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range wanted {
+			if !cell.Covers(wanted[i], present[i]) {
+				b.Fatal("differs")
+			}
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package cell
+
+import (
+	"errors"
+	"fmt"
+	"path"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/render"
+)
+
+// maxConfigMapBytes is what the API server takes.
+const maxConfigMapBytes = 1 << 20
+
+// renderConfig makes the ConfigMap of a component's config files, nil when it has none. The name
+// holds the hash of the content and the object is immutable: a Pod of an earlier revision that
+// restarts finds the files it was made with.
+func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []corev1.EnvVar, problems *Problems) *corev1.ConfigMap {
+	if len(component.Config) == 0 {
+		return nil
+	}
+	known, later := templateEnvironment(ss, env)
+	data := make(map[string]string, len(component.Config))
+	size := 0
+	for i, file := range component.Config {
+		content, err := render.Text(file.Path, file.Template, known)
+		if err != nil {
+			field := componentField(component.Name, "config")
+			var renderError *render.Error
+			if errors.As(err, &renderError) && later[renderError.Variable] {
+				problems.add(field, "%v: its value comes from a Secret or a field of the Pod and is not known before the Pod starts; let the program read it from its environment", err)
+			} else {
+				problems.add(field, "%v", err)
+			}
+			continue
+		}
+		data[configKey(i, file.Path)] = content
+		size += len(content)
+	}
+	if size > maxConfigMapBytes {
+		problems.add(componentField(component.Name, "config"), "the rendered files have %d KiB together; a ConfigMap holds 1024", size>>10)
+	}
+	immutable := true
+	return &corev1.ConfigMap{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name:      ObjectName(ss.Name, component.Name) + "-" + hash(data),
+			Namespace: ss.Namespace,
+			Labels:    labels(ss.Name, component.Name),
+		},
+		Immutable: &immutable,
+		Data:      data,
+	}
+}
+
+// configKey is the key of a file in the ConfigMap. Two paths may end alike, so it has a number.
+func configKey(i int, file string) string { return fmt.Sprintf("%d-%s", i, path.Base(file)) }
