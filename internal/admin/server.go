@@ -28,25 +28,37 @@ type Check func(context.Context) error
 // Server answers on the admin port. Make one with New.
 type Server struct {
 	mux      *http.ServeMux
-	registry *prometheus.Registry
+	registry Registry
 	stopping atomic.Bool
 
 	mu     sync.Mutex
 	checks map[string]Check
 }
 
+// Registry holds the metrics of a program.
+type Registry interface {
+	prometheus.Registerer
+	prometheus.Gatherer
+}
+
 // New returns a Server with /healthz, /readyz and /metrics, and the metrics of the Go runtime and
 // the process registered.
 func New() *Server {
-	s := &Server{
-		mux:      http.NewServeMux(),
-		registry: prometheus.NewRegistry(),
-		checks:   map[string]Check{},
-	}
-	s.registry.MustRegister(
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	return NewWithRegistry(registry)
+}
+
+// NewWithRegistry is New for a program whose framework has a registry of its own.
+func NewWithRegistry(registry Registry) *Server {
+	s := &Server{
+		mux:      http.NewServeMux(),
+		registry: registry,
+		checks:   map[string]Check{},
+	}
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})

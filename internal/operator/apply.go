@@ -1,0 +1,197 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/cell"
+)
+
+// ensure applies an object if the live one does not say what it should; live is nil when the cache
+// has none. It says whether it wrote.
+func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object cell.Object, live client.Object) (bool, error) {
+	key := keyOf(object)
+	hash := object.GetAnnotations()[cell.AnnotationApplied]
+	version := ""
+	if live != nil {
+		if cell.Covers(object, live) {
+			r.memory.drop(ss.UID, key)
+			return false, nil
+		}
+		version = live.GetResourceVersion()
+	}
+	if r.memory.applied(ss.UID, key, hash, version, r.now()) {
+		return false, nil
+	}
+	if live == nil {
+		if err := r.refuseForeign(ctx, ss, object); err != nil {
+			return false, err
+		}
+	}
+	body, err := json.Marshal(object)
+	if err != nil {
+		return false, err
+	}
+	after, err := r.apply(ctx, object, body)
+	if err != nil {
+		return false, err
+	}
+	r.memory.remember(ss.UID, key, attempt{hash: hash, before: version, after: after, at: r.now()})
+	r.Metrics.applied(key.kind, live != nil)
+	if live != nil && live.GetAnnotations()[cell.AnnotationApplied] == hash && version != after {
+		r.event(ctx, ss, corev1.EventTypeNormal, "DriftCorrected", "Apply", "%s was changed by somebody else and is as the spec says again", key)
+	}
+	return true, nil
+}
+
+// keepReplicas leaves the number of Pods to the autoscaler: the operator repeats the live number, for
+// a field that it stops to state would fall back to 1. The resource version makes the API server
+// refuse the write if the autoscaler changed the number meanwhile.
+func keepReplicas(component *cell.Component, live *appsv1.Deployment) {
+	if component.Autoscaler == nil {
+		return
+	}
+	if live == nil {
+		component.Deployment.Spec.Replicas = new(*component.Autoscaler.Spec.MinReplicas)
+		return
+	}
+	component.Deployment.Spec.Replicas = new(cell.Desired(live))
+	component.Deployment.ResourceVersion = live.ResourceVersion
+}
+
+// apply sends a server-side apply and returns the resource version after it. It takes over fields
+// that others changed: the spec is the truth about what it states.
+func (r *Reconciler) apply(ctx context.Context, object client.Object, body []byte) (string, error) {
+	answer := &metav1.PartialObjectMetadata{}
+	answer.SetGroupVersionKind(object.GetObjectKind().GroupVersionKind())
+	answer.SetNamespace(object.GetNamespace())
+	answer.SetName(object.GetName())
+	err := r.Client.Patch(ctx, answer, client.RawPatch(types.ApplyPatchType, body),
+		client.FieldOwner(cell.Manager), client.ForceOwnership)
+	return answer.ResourceVersion, err
+}
+
+// foreignError says that a child's place is taken.
+type foreignError struct{ text string }
+
+func (e *foreignError) Error() string { return e.text }
+
+// refuseForeign looks for an object that the cache does not show: it holds only what bears the
+// operator's labels. What exists and is not controlled by the ShopSet is never touched.
+func (r *Reconciler) refuseForeign(ctx context.Context, ss *v1alpha1.ShopSet, object client.Object) error {
+	existing := &metav1.PartialObjectMetadata{}
+	existing.SetGroupVersionKind(object.GetObjectKind().GroupVersionKind())
+	err := r.Live.Get(ctx, client.ObjectKeyFromObject(object), existing, &client.GetOptions{
+		// From the API server's watch cache: cheap, and another owner does not come within it.
+		Raw: &metav1.GetOptions{ResourceVersion: "0"},
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if metav1.IsControlledBy(existing, ss) {
+		return nil
+	}
+	return &foreignError{fmt.Sprintf("%s exists already and belongs to %s; delete it or rename one of the two",
+		keyOf(object), ownerOf(existing))}
+}
+
+// ownerOf names who an object belongs to, as well as its metadata tells.
+func ownerOf(object *metav1.PartialObjectMetadata) string {
+	if owner := metav1.GetControllerOf(object); owner != nil {
+		text := owner.Kind + " " + owner.Name
+		if !object.DeletionTimestamp.IsZero() {
+			text += " (it is being deleted)"
+		}
+		return text
+	}
+	if fields := object.ManagedFields; len(fields) > 0 {
+		return "nobody's controller; " + fields[0].Manager + " made it"
+	}
+	return "nobody's controller"
+}
+
+// refusal returns why a write will be refused again until a human does something, empty for errors
+// that pass.
+func refusal(err error) string {
+	var foreign *foreignError
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &foreign):
+		return foreign.text
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
+		return "the API server refuses it: " + err.Error()
+	default:
+		return ""
+	}
+}
+
+// memory knows what was applied a moment ago, so that a cache that lags behind does not make the
+// operator write twice, and an object that always comes back different (an admission webhook) is
+// written once per version and not without end. Losing it costs calls, nothing else.
+type memory struct {
+	mu       sync.Mutex
+	attempts map[types.UID]map[objectKey]attempt
+}
+
+type attempt struct {
+	hash, before, after string
+	at                  time.Time
+}
+
+// cacheLag is the longest time that the cache is thought to lag behind a write.
+const cacheLag = 10 * time.Second
+
+// applied says whether the object with this hash was applied over the version that the cache shows,
+// or resulted in it.
+func (m *memory) applied(uid types.UID, key objectKey, hash, version string, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	last, ok := m.attempts[uid][key]
+	if !ok || last.hash != hash {
+		return false
+	}
+	return version != "" && version == last.after || version == last.before && now.Sub(last.at) < cacheLag
+}
+
+func (m *memory) remember(uid types.UID, key objectKey, a attempt) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.attempts == nil {
+		m.attempts = map[types.UID]map[objectKey]attempt{}
+	}
+	if m.attempts[uid] == nil {
+		m.attempts[uid] = map[objectKey]attempt{}
+	}
+	m.attempts[uid][key] = a
+}
+
+func (m *memory) drop(uid types.UID, key objectKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.attempts[uid], key)
+	if len(m.attempts[uid]) == 0 {
+		delete(m.attempts, uid)
+	}
+}
+
+func (m *memory) forget(uid types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.attempts, uid)
+}

@@ -1,0 +1,130 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/cell"
+)
+
+// IndexShopSet is the cache's index of children by the name of their ShopSet. Without it every look
+// at one ShopSet would walk through the children of all.
+const IndexShopSet = "shopset"
+
+// objectKey names a child within its ShopSet's namespace.
+type objectKey struct{ kind, name string }
+
+func (k objectKey) String() string { return k.kind + " " + k.name }
+
+func keyOf(object client.Object) objectKey {
+	return objectKey{kind: reflect.TypeOf(object).Elem().Name(), name: object.GetName()}
+}
+
+// observed is what the cluster holds for one ShopSet. The objects belong to the cache: do not change
+// them.
+type observed struct {
+	namespace string
+	// objects that the ShopSet controls.
+	objects map[objectKey]client.Object
+	// deployments by component.
+	deployments map[string]*appsv1.Deployment
+	// pods by component.
+	pods map[string][]corev1.Pod
+	// revisions, newest first.
+	revisions []cell.Revision
+}
+
+// childKinds are the kinds that a ShopSet owns.
+func childKinds() []client.ObjectList {
+	return []client.ObjectList{
+		&appsv1.DeploymentList{}, &corev1.ServiceList{}, &corev1.ConfigMapList{},
+		&policyv1.PodDisruptionBudgetList{}, &networkingv1.NetworkPolicyList{},
+		&autoscalingv2.HorizontalPodAutoscalerList{}, &appsv1.ControllerRevisionList{},
+	}
+}
+
+func (r *Reconciler) gather(ctx context.Context, ss *v1alpha1.ShopSet) (*observed, error) {
+	seen := &observed{
+		namespace:   ss.Namespace,
+		objects:     map[objectKey]client.Object{},
+		deployments: map[string]*appsv1.Deployment{},
+		pods:        map[string][]corev1.Pod{},
+	}
+	for _, list := range childKinds() {
+		if err := r.list(ctx, ss, list); err != nil {
+			return nil, err
+		}
+		if err := meta.EachListItem(list, func(item runtime.Object) error {
+			return seen.add(ss, item.(client.Object))
+		}); err != nil {
+			return nil, err
+		}
+	}
+	cell.SortRevisions(seen.revisions)
+	pods := &corev1.PodList{}
+	if err := r.list(ctx, ss, pods); err != nil {
+		return nil, err
+	}
+	for _, pod := range pods.Items {
+		component := pod.Labels[cell.LabelComponent]
+		seen.pods[component] = append(seen.pods[component], pod)
+	}
+	return seen, nil
+}
+
+func (r *Reconciler) list(ctx context.Context, ss *v1alpha1.ShopSet, list client.ObjectList) error {
+	options := []client.ListOption{client.InNamespace(ss.Namespace)}
+	if r.Indexed {
+		options = append(options, client.MatchingFields{IndexShopSet: ss.Name}, client.UnsafeDisableDeepCopy)
+	} else {
+		options = append(options, client.MatchingLabels{cell.LabelShopSet: ss.Name})
+	}
+	if err := r.Client.List(ctx, list, options...); err != nil {
+		return fmt.Errorf("list children: %w", err)
+	}
+	return nil
+}
+
+func (o *observed) add(ss *v1alpha1.ShopSet, object client.Object) error {
+	if !metav1.IsControlledBy(object, ss) {
+		return nil // Somebody else's, whatever its labels say.
+	}
+	switch typed := object.(type) {
+	case *appsv1.Deployment:
+		o.deployments[typed.Labels[cell.LabelComponent]] = typed
+	case *appsv1.ControllerRevision:
+		spec, err := cell.DecodeRevision(typed.Data.Raw)
+		if err != nil {
+			// A record that cannot be read helps nobody; it is pruned with the old ones.
+			spec = nil
+		}
+		o.revisions = append(o.revisions, cell.Revision{Name: typed.Name, Number: typed.Revision, Spec: spec})
+		return nil
+	}
+	o.objects[keyOf(object)] = object
+	return nil
+}
+
+// revisionBefore is the newest recorded revision besides the given one.
+func (o *observed) revisionBefore(revision string) *cell.Revision {
+	at := slices.IndexFunc(o.revisions, func(r cell.Revision) bool {
+		return r.Spec != nil && !hasRevision(r.Name, revision)
+	})
+	if at < 0 {
+		return nil
+	}
+	return &o.revisions[at]
+}

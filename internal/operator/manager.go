@@ -1,0 +1,93 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+// Options of the operator.
+type Options struct {
+	// Concurrency is how many ShopSets are worked on at a time.
+	Concurrency int
+	// LeaderElection lets one of several replicas work at a time.
+	LeaderElection bool
+	// Namespace restricts the operator to one namespace; empty is all.
+	Namespace string
+	// Metrics may be nil.
+	Metrics *Metrics
+	// Connections asks the edge for its connections; over HTTP when nil.
+	Connections ConnectionCounter
+	// SkipNameValidation lets tests run several managers in one process.
+	SkipNameValidation bool
+}
+
+// The lease outlives an API server that is away for a minute and more: the operator waits and goes on
+// without a restart. The price is that a leader which dies without a word is replaced after two
+// minutes; cells serve meanwhile. A leader that ends in order releases the lease at once.
+const (
+	leaseDuration = 120 * time.Second
+	renewDeadline = 100 * time.Second
+	retryPeriod   = 5 * time.Second
+)
+
+// NewManager makes a manager that runs the reconcilers.
+func NewManager(ctx context.Context, kubeconfig *rest.Config, options Options) (ctrl.Manager, error) {
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	cacheOptions, err := CacheOptions()
+	if err != nil {
+		return nil, err
+	}
+	if options.Namespace != "" {
+		cacheOptions.DefaultNamespaces = map[string]cache.Config{options.Namespace: {}}
+	}
+	kubeconfig = rest.CopyConfig(kubeconfig)
+	kubeconfig.UserAgent = "shopset-operator"
+	// The API server's priority and fairness paces the operator among all others. A limit of its own
+	// would only slow it down when there is room.
+	kubeconfig.QPS = -1
+	manager, err := ctrl.NewManager(kubeconfig, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         cacheOptions,
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		LeaderElection:                options.LeaderElection,
+		LeaderElectionID:              "shopset-operator",
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 new(leaseDuration),
+		RenewDeadline:                 new(renewDeadline),
+		RetryPeriod:                   new(retryPeriod),
+		Controller:                    config.Controller{SkipNameValidation: new(options.SkipNameValidation)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to Kubernetes: %w", err)
+	}
+	if options.Metrics == nil {
+		options.Metrics = NewMetrics(metrics.Registry)
+	}
+	if options.Connections == nil {
+		options.Connections = HTTPConnections{Client: &http.Client{Transport: &http.Transport{
+			DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
+			MaxIdleConnsPerHost: 1, IdleConnTimeout: 10 * time.Second,
+		}}}
+	}
+	reconciler := &Reconciler{
+		Client:      manager.GetClient(),
+		Live:        manager.GetAPIReader(),
+		Events:      manager.GetEventRecorder("shopset-operator"),
+		Connections: options.Connections,
+		Metrics:     options.Metrics,
+	}
+	return manager, reconciler.SetupWithManager(ctx, manager, options.Concurrency)
+}

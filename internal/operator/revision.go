@@ -1,0 +1,89 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/cell"
+)
+
+// defaultHistory is the CRD's default, for ShopSets that were stored without one.
+const defaultHistory = 10
+
+func revisionName(ss *v1alpha1.ShopSet, revision string) string { return ss.Name + "-" + revision }
+
+func hasRevision(name, revision string) bool { return strings.HasSuffix(name, "-"+revision) }
+
+// recordRevision stores the spec as the newest ControllerRevision. Going back to an earlier spec makes
+// its record the newest again.
+func (r *Reconciler) recordRevision(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed, revision string) error {
+	if len(seen.revisions) > 0 && hasRevision(seen.revisions[0].Name, revision) {
+		return r.pruneRevisions(ctx, ss, seen)
+	}
+	key := objectKey{"ControllerRevision", revisionName(ss, revision)}
+	if r.memory.applied(ss.UID, key, revision, "", r.now()) {
+		return nil // The cache has not seen it yet.
+	}
+	data, err := cell.EncodeRevision(&ss.Spec)
+	if err != nil {
+		return fmt.Errorf("encode the spec: %w", err)
+	}
+	number := int64(1)
+	if len(seen.revisions) > 0 {
+		number = seen.revisions[0].Number + 1
+	}
+	record := &appsv1.ControllerRevision{
+		TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ControllerRevision"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: key.name, Namespace: ss.Namespace,
+			Labels: map[string]string{cell.LabelShopSet: ss.Name, "app.kubernetes.io/managed-by": cell.Manager},
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: v1alpha1.GroupVersion.String(), Kind: "ShopSet", Name: ss.Name, UID: ss.UID,
+				Controller: new(true), BlockOwnerDeletion: new(true),
+			}},
+		},
+		Data:     runtime.RawExtension{Raw: data},
+		Revision: number,
+	}
+	body, err := json.Marshal(record)
+	if err != nil {
+		return fmt.Errorf("encode the revision: %w", err)
+	}
+	if err := r.refuseForeign(ctx, ss, record); err != nil {
+		return err
+	}
+	version, err := r.apply(ctx, record, body)
+	if err != nil {
+		return fmt.Errorf("record revision %s: %w", revision, err)
+	}
+	r.memory.remember(ss.UID, key, attempt{hash: revision, after: version, at: r.now()})
+	return nil
+}
+
+// pruneRevisions keeps the newest as many as the spec says, besides the current one.
+func (r *Reconciler) pruneRevisions(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed) error {
+	limit := defaultHistory
+	if ss.Spec.RevisionHistoryLimit != nil {
+		limit = int(*ss.Spec.RevisionHistoryLimit)
+	}
+	var failures []error
+	for i, revision := range seen.revisions {
+		if i <= limit {
+			continue
+		}
+		old := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: revision.Name, Namespace: ss.Namespace}}
+		if err := r.Client.Delete(ctx, old); client.IgnoreNotFound(err) != nil {
+			failures = append(failures, fmt.Errorf("delete revision %s: %w", revision.Name, err))
+		}
+	}
+	return errors.Join(failures...)
+}

@@ -1,0 +1,211 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/cell"
+)
+
+// Finalizer keeps a ShopSet until it is drained and its children are gone.
+const Finalizer = "shopset.dev/drain"
+
+const (
+	// refusedRetry is when an object that the API server or another owner refused is tried again.
+	refusedRetry = 30 * time.Second
+	// askRetry is how often the events of Pods that are not well are asked for.
+	askRetry = 5 * time.Second
+	// drainRetry is how often the edge is asked for its connections.
+	drainRetry = time.Second
+)
+
+// Reconciler brings ShopSets to the state that their specs say.
+type Reconciler struct {
+	// Client reads from a cache, if there is one, and writes to the API server.
+	Client client.Client
+	// Live reads from the API server itself.
+	Live client.Reader
+	// Events tells humans what happened.
+	Events events.EventRecorder
+	// Connections asks the edge for its open connections.
+	Connections ConnectionCounter
+	// Indexed says that Client finds the children of a ShopSet by IndexShopSet.
+	Indexed bool
+	// Metrics may be nil.
+	Metrics *Metrics
+	// Now is the clock.
+	Now func() time.Time
+
+	memory memory
+}
+
+// Reconcile is called by controller-runtime for one ShopSet at a time.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	ss := &v1alpha1.ShopSet{}
+	if err := r.Client.Get(ctx, request.NamespacedName, ss); err != nil {
+		r.Metrics.forget(request.NamespacedName)
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	seen, err := r.gather(ctx, ss)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if !ss.DeletionTimestamp.IsZero() {
+		return r.turndown(ctx, ss, seen)
+	}
+	if controllerutil.AddFinalizer(ss, Finalizer) {
+		before := ss.DeepCopy()
+		controllerutil.RemoveFinalizer(before, Finalizer)
+		if err := r.Client.Patch(ctx, ss, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+			return ctrl.Result{}, ignoreConflict(err)
+		}
+	}
+	return r.reconcile(ctx, ss, seen)
+}
+
+// outcome is what one run did and found; status is made of it.
+type outcome struct {
+	cell *cell.Cell
+	// problem of the spec; nothing was applied.
+	problem error
+	// waits maps components that are held to those they wait for.
+	waits map[string][]string
+	// refused maps components to why the API server or another owner refused one of their objects.
+	refused map[string]string
+	idle    idleness
+	// ask says that events should be looked at again soon.
+	ask bool
+	// wrote says that something was applied: the cache does not show it yet.
+	wrote bool
+}
+
+func (r *Reconciler) reconcile(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed) (ctrl.Result, error) {
+	out := &outcome{refused: map[string]string{}}
+	var failures []error
+
+	desired, err := cell.Build(ss)
+	if err != nil {
+		out.problem = err
+	} else {
+		out.cell = desired
+		failures = append(failures, r.bringAbout(ctx, ss, seen, out)...)
+	}
+	out.idle = r.idleness(ctx, ss, seen)
+	if err := r.report(ctx, ss, seen, out); err != nil {
+		failures = append(failures, err)
+	}
+	if err := errors.Join(failures...); err != nil {
+		return ctrl.Result{}, ignoreConflict(err)
+	}
+	return ctrl.Result{RequeueAfter: out.retry(ss)}, nil
+}
+
+// bringAbout records the revision, holds what must wait, applies and prunes.
+func (r *Reconciler) bringAbout(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed, out *outcome) []error {
+	desired := out.cell
+	if err := r.recordRevision(ctx, ss, seen, desired.Revision); err != nil {
+		// Without the record a later change could not hold what this one starts.
+		return []error{err}
+	}
+	out.waits = cell.Plan(desired, seen.deployments)
+	skip := r.hold(ss, seen, out)
+	settled := len(out.waits) == 0 && seen.settled(desired)
+	if before := seen.revisionBefore(desired.Revision); before != nil && !settled {
+		desired.Widen(ss, before.Spec)
+	}
+	for i := range desired.Components {
+		component := &desired.Components[i]
+		keepReplicas(component, seen.deployments[component.Name])
+	}
+	var failures []error
+	for _, object := range desired.Objects() {
+		if skip[keyOf(object)] {
+			continue
+		}
+		wrote, err := r.ensure(ctx, ss, object, seen.objects[keyOf(object)])
+		out.wrote = out.wrote || wrote
+		if reason := refusal(err); reason != "" {
+			out.refused[object.GetLabels()[cell.LabelComponent]] = reason
+		} else if err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", keyOf(object), err))
+		}
+	}
+	if len(failures) == 0 {
+		failures = append(failures, r.prune(ctx, ss, seen, desired, settled)...)
+	}
+	return failures
+}
+
+// hold puts components that must wait back to the revision they are at. Where that is not on record
+// any more, their Deployment is left as it is.
+func (r *Reconciler) hold(ss *v1alpha1.ShopSet, seen *observed, out *outcome) (skip map[objectKey]bool) {
+	if len(out.waits) == 0 {
+		return nil
+	}
+	skip = map[objectKey]bool{}
+	var history []*v1alpha1.ShopSetSpec
+	for _, revision := range seen.revisions {
+		history = append(history, revision.Spec)
+	}
+	for name := range out.waits {
+		live := seen.deployments[name]
+		if !out.cell.Hold(ss, name, live.Annotations[cell.AnnotationRevision], history) {
+			skip[keyOf(live)] = true
+		}
+	}
+	return skip
+}
+
+// retry says when to look again without being told by a watch; zero is never.
+func (o *outcome) retry(ss *v1alpha1.ShopSet) time.Duration {
+	switch {
+	case cell.Draining(ss) && !o.idle.idle:
+		return drainRetry
+	case o.ask:
+		return askRetry
+	case len(o.refused) > 0:
+		return refusedRetry
+	default:
+		return 0
+	}
+}
+
+// settled says whether every component runs at the wanted revision and serves.
+func (o *observed) settled(desired *cell.Cell) bool {
+	return !slices.ContainsFunc(desired.Components, func(c cell.Component) bool {
+		return !cell.Settled(&c, o.deployments[c.Name])
+	})
+}
+
+// ignoreConflict turns a conflict into nothing: somebody was faster, and the watch brings the news.
+func ignoreConflict(err error) error {
+	if apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+func (r *Reconciler) now() time.Time {
+	if r.Now != nil {
+		return r.Now()
+	}
+	return time.Now()
+}
+
+func (r *Reconciler) event(ctx context.Context, ss *v1alpha1.ShopSet, eventType, reason, action, format string, args ...any) {
+	log.FromContext(ctx).Info(fmt.Sprintf(format, args...), "reason", reason)
+	if r.Events != nil {
+		r.Events.Eventf(ss, nil, eventType, reason, action, format, args...)
+	}
+}
