@@ -15,8 +15,8 @@ import (
 // +kubebuilder:printcolumn:name="Revision",type=string,JSONPath=`.status.revision`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
-// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 40",message="metadata.name is longer than 40 characters; components add theirs to it, and a Service name ends at 63",fieldPath=".metadata.name"
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",message="metadata.name must start with a letter and hold only a-z, 0-9 and '-', because Services are named after it",fieldPath=".metadata.name"
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 40",message="metadata.name is longer than 40 characters; components add theirs to it, and a Service name ends at 63"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",message="metadata.name must start with a letter and hold only a-z, 0-9 and '-', because Services are named after it"
 type ShopSet struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -51,8 +51,8 @@ const (
 // ShopSetSpec describes a cell.
 //
 // +kubebuilder:validation:XValidation:rule="self.components.filter(c, has(c.edge) && c.edge).size() == 1",message="exactly one component must have edge: true, the one that receives traffic from outside",fieldPath=".components"
-// +kubebuilder:validation:XValidation:rule="self.components.all(c, !has(c.uses) || c.uses.all(u, self.components.exists(d, d.name == u)))",messageExpression="'uses names a component that does not exist: ' + self.components.filter(c, has(c.uses) && !c.uses.all(u, self.components.exists(d, d.name == u))).map(c, c.name + ' uses ' + c.uses.filter(u, !self.components.exists(d, d.name == u)).join(', ')).join('; ') + '. Add the component or take the name out of uses'",fieldPath=".components"
-// +kubebuilder:validation:XValidation:rule="self.components.all(c, !has(c.uses) || c.uses.all(u, self.components.all(d, d.name != u || (has(d.ports) && d.ports.size() > 0))))",messageExpression="'a component that others use needs at least one port: ' + self.components.filter(d, (!has(d.ports) || d.ports.size() == 0) && self.components.exists(c, has(c.uses) && d.name in c.uses)).map(d, d.name).join(', ')",fieldPath=".components"
+// +kubebuilder:validation:XValidation:rule="self.components.all(c, !has(c.uses) || c.uses.all(u, self.components.exists(d, d.name == u)))",message="uses names a component that does not exist; add it or take the name out of uses",fieldPath=".components"
+// +kubebuilder:validation:XValidation:rule="self.components.all(c, !has(c.uses) || c.uses.all(u, self.components.all(d, d.name != u || (has(d.ports) && d.ports.size() > 0))))",message="a component that others name in uses needs at least one port",fieldPath=".components"
 type ShopSetSpec struct {
 	// Environment is the name of the environment (production, staging). Every component gets it as
 	// the variable ENVIRONMENT.
@@ -77,7 +77,7 @@ type ShopSetSpec struct {
 	// Values are environment variables of every component.
 	//
 	// +kubebuilder:validation:MaxProperties=256
-	// +kubebuilder:validation:XValidation:rule="self.all(k, k.matches('^[A-Za-z_][A-Za-z0-9_]*$'))",messageExpression="'not the name of an environment variable (letters, digits and _, no digit first): ' + self.filter(k, !k.matches('^[A-Za-z_][A-Za-z0-9_]*$')).join(', ')"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, k.matches('^[A-Za-z_][A-Za-z0-9_]*$'))",message="each name must be that of an environment variable: letters, digits and _, no digit first"
 	// +optional
 	Values map[string]Value `json:"values,omitempty"`
 

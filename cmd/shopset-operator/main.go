@@ -41,6 +41,7 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("no Kubernetes cluster: %w; run in a Pod, or set KUBECONFIG", err)
 	}
+	options.Metrics = operator.NewMetrics(metrics.Registry)
 	manager, err := operator.NewManager(context.Background(), config, options)
 	if err != nil {
 		return err

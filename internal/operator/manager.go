@@ -11,7 +11,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
 
@@ -72,9 +71,6 @@ func NewManager(ctx context.Context, kubeconfig *rest.Config, options Options) (
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to Kubernetes: %w", err)
-	}
-	if options.Metrics == nil {
-		options.Metrics = NewMetrics(metrics.Registry)
 	}
 	if options.Connections == nil {
 		options.Connections = HTTPConnections{Client: &http.Client{Transport: &http.Transport{
