@@ -1,0 +1,84 @@
+# make up    a real cluster, a ShopSet and a purchase
+# make test  everything that is tested
+# `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export SHOPSET_STATE ?= $(CURDIR)/.state
+export GOFLAGS ?= -buildvcs=false
+TOOLS := $(SHOPSET_STATE)/tools
+# Each module is built by its own go.mod, as its users see it; go.work is for editors.
+export GOWORK := off
+# The modules whose tests need neither a cluster nor minutes.
+LIGHT_MODULES := . containertester hack/image bench
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## The cluster and the demo
+
+up: tools ## Start a cluster (or use KUBECONFIG/CONTEXT), the demo, and buy something
+	@SHOPSET_STARTED=$$(date +%s%3N) $(TOOLS)/dev up
+
+down: tools ## End the local cluster and remove what it left, built programs excepted
+	@$(TOOLS)/localcluster down
+
+status: tools ## Show the local cluster and its ShopSets
+	@$(TOOLS)/dev status
+
+buy: tools ## Buy something from a shop of the running demo
+	@$(TOOLS)/dev buy
+
+images: tools ## Build all container images that changed
+	@$(TOOLS)/image build
+
+clean: tools ## End the local cluster and remove everything that was built
+	@$(TOOLS)/localcluster down
+	rm -rf $(SHOPSET_STATE)
+
+## Tests
+
+test: test-unit test-operator test-localcluster test-e2e lint ## Test everything
+
+test-unit: ## Tests that need no cluster
+	@for module in $(LIGHT_MODULES); do echo "== unit tests: $$module"; (cd $$module && go test $(UNIT_FLAGS) $$(go list ./... | grep -v -e /internal/operator$$ -e /test/e2e$$)); done
+
+test-operator: tools ## Tests of the operator against a real API server and etcd
+	@export KUBEBUILDER_ASSETS=$$($(TOOLS)/localcluster assets); echo "== operator"; go test ./internal/operator
+
+test-localcluster: tools ## Tests of the local cluster itself
+	@$(TOOLS)/localcluster build
+	@echo "== localcluster"; cd hack/localcluster && SHOPSET_CLUSTER_BIN=$(SHOPSET_STATE)/bin go test ./...
+
+test-e2e: up ## Tests of the whole path in the cluster
+	@echo "== end to end"; go test -count=1 -timeout 20m ./test/e2e
+
+race: ## Unit tests with the race detector
+	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race
+
+lint: ## Formatting, go vet and golangci-lint
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
+	@for module in $(LIGHT_MODULES) hack/localcluster; do echo "== lint: $$module"; (cd $$module && go vet ./... && go tool -modfile=$(CURDIR)/hack/tools/go.mod golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+## Benchmarks
+
+bench-operator: tools ## The operator against a bare client and kubectl apply
+	@export KUBEBUILDER_ASSETS=$$($(TOOLS)/localcluster assets); cd bench && go run ./operator
+
+bench-ready: up ## From apply to Ready with real Pods, against plain Deployments
+	@cd bench && go run ./ready
+
+## Development
+
+generate: ## Generate deep copies and the CRD from api/
+	go tool -modfile=hack/tools/go.mod controller-gen object:headerFile=/dev/null crd paths=./api/... output:crd:dir=config/crd
+
+tools:
+	@mkdir -p $(TOOLS)
+	@cd hack/localcluster && go build -o $(TOOLS)/localcluster .
+	@cd hack/image && go build -o $(TOOLS)/image .
+	@go build -o $(TOOLS)/dev ./hack/dev
+
+.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e race lint bench-operator bench-ready generate tools

@@ -1,0 +1,51 @@
+package devcluster
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/cell"
+)
+
+// EdgeAddress is the address (host:port) where the first port of a ShopSet's edge takes connections
+// from this machine: its load balancer, else its node port.
+func (t *Target) EdgeAddress(ctx context.Context, ss *v1alpha1.ShopSet) (string, error) {
+	var edge string
+	for _, component := range ss.Spec.Components {
+		if component.Edge {
+			edge = component.Name
+		}
+	}
+	service := &corev1.Service{}
+	key := client.ObjectKey{Namespace: ss.Namespace, Name: cell.ObjectName(ss.Name, edge)}
+	if err := t.Client.Get(ctx, key, service); err != nil {
+		return "", err
+	}
+	port := service.Spec.Ports[0]
+	for _, ingress := range service.Status.LoadBalancer.Ingress {
+		if host := ingress.IP + ingress.Hostname; host != "" {
+			return net.JoinHostPort(host, strconv.Itoa(int(port.Port))), nil
+		}
+	}
+	if port.NodePort == 0 {
+		return "", fmt.Errorf("Service %s can only be reached inside the cluster; give the edge a service of type NodePort or LoadBalancer", key)
+	}
+	nodes := &corev1.NodeList{}
+	if err := t.Client.List(ctx, nodes); err != nil {
+		return "", err
+	}
+	for _, node := range nodes.Items {
+		for _, address := range node.Status.Addresses {
+			if address.Type == corev1.NodeInternalIP {
+				return net.JoinHostPort(address.Address, strconv.Itoa(int(port.NodePort))), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no node of the cluster has an address")
+}

@@ -1,0 +1,105 @@
+package devcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/shopset/shopset/internal/operator"
+)
+
+// Target is the cluster to work on.
+type Target struct {
+	// Root is the repository, State the folder of everything that is built or running.
+	Root, State string
+	// Local says that it is the cluster of hack/localcluster.
+	Local bool
+	// Config and Client are set by Connect.
+	Config *rest.Config
+	Client client.Client
+}
+
+// Find says which cluster is meant, without touching it.
+func Find() (*Target, error) {
+	root, err := repositoryRoot()
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{Root: root, State: os.Getenv("SHOPSET_STATE")}
+	if t.State == "" {
+		t.State = filepath.Join(root, ".state")
+	}
+	t.Local = os.Getenv("KUBECONFIG") == "" && os.Getenv("CONTEXT") == ""
+	return t, nil
+}
+
+// Kubeconfig is the path for people to export; empty for the default of a cluster of their own.
+func (t *Target) Kubeconfig() string {
+	if t.Local {
+		return filepath.Join(t.State, "kubeconfig")
+	}
+	return os.Getenv("KUBECONFIG")
+}
+
+// Tool is the path of a program of the repository that `make` built.
+func (t *Target) Tool(name string) string { return filepath.Join(t.State, "tools", name) }
+
+// Connect reads the credentials.
+func (t *Target) Connect() error {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	if t.Local {
+		rules.ExplicitPath = t.Kubeconfig()
+		if _, err := os.Stat(rules.ExplicitPath); err != nil {
+			return errors.New("no local cluster is running; start one with `make up`")
+		}
+	}
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules,
+		&clientcmd.ConfigOverrides{CurrentContext: os.Getenv("CONTEXT")}).ClientConfig()
+	if err != nil {
+		return fmt.Errorf("credentials of the cluster: %w", err)
+	}
+	config.QPS = -1
+	scheme, err := operator.Scheme()
+	if err != nil {
+		return err
+	}
+	if err := apiextensionsv1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	t.Config = config
+	t.Client, err = client.New(config, client.Options{Scheme: scheme})
+	return err
+}
+
+// Run runs a program in the repository and shows what it says.
+func (t *Target) Run(ctx context.Context, program string, args ...string) error {
+	command := exec.CommandContext(ctx, program, args...)
+	command.Dir = t.Root
+	command.Stdout, command.Stderr = os.Stderr, os.Stderr
+	if err := command.Run(); err != nil {
+		return fmt.Errorf("%s %s: %w", filepath.Base(program), strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+func repositoryRoot() (string, error) {
+	at, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := at; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.work")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not in the ShopSet repository", at)
+}
