@@ -166,3 +166,10 @@ func decodeKey(text string) ([]byte, error) {
 	}
 	return base64.RawURLEncoding.DecodeString(unpadded)
 }
+
+// Check notes a problem that is not about one variable alone.
+func (r *Reader) Check(ok bool, format string, arguments ...any) {
+	if !ok {
+		r.problem(format, arguments...)
+	}
+}
