@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -81,6 +82,17 @@ func (c *Client) Shops(ctx context.Context, after string, limit int) (ShopPage, 
 func (c *Client) Products(ctx context.Context, shop, after string, limit int) (ProductPage, error) {
 	var page ProductPage
 	return page, c.get(ctx, "/v1/shops/"+url.PathEscape(shop)+"/products?"+pageQuery(after, limit), &page)
+}
+
+// ProductsByID returns those of the products that the shop has, at most MaxLines.
+func (c *Client) ProductsByID(ctx context.Context, shop string, ids []int64) ([]Product, error) {
+	var page ProductPage
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = strconv.FormatInt(id, 10)
+	}
+	err := c.get(ctx, "/v1/shops/"+url.PathEscape(shop)+"/products?ids="+strings.Join(texts, ","), &page)
+	return page.Products, err
 }
 
 // Product returns one product of a shop.

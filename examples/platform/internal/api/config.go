@@ -29,7 +29,7 @@ func ReadConfig(lookup func(string) string) (Config, error) {
 			return err
 		}),
 		Seed:           r.Bool("SEED_CATALOGUE", false),
-		RequestTimeout: r.Duration("REQUEST_TIMEOUT", 3*time.Second, 100*time.Millisecond, time.Minute),
+		RequestTimeout: r.Duration("REQUEST_TIMEOUT", 2500*time.Millisecond, 100*time.Millisecond, time.Minute),
 		Connections:    r.Int("DATABASE_CONNECTIONS", 16, 1, 200),
 	}
 	return c, r.Err()

@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -127,6 +128,9 @@ func (s *Server) listProducts(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if text := r.URL.Query().Get("ids"); text != "" {
+		return s.listProductsByID(r, shop, text)
+	}
 	limit, err := pageLimit(r)
 	if err != nil {
 		return nil, err
@@ -146,6 +150,23 @@ func (s *Server) listProducts(r *http.Request) (any, error) {
 		page.Next = strconv.FormatInt(products[limit-1].ID, 10)
 	}
 	return page, nil
+}
+
+func (s *Server) listProductsByID(r *http.Request, shop, text string) (any, error) {
+	texts := strings.Split(text, ",")
+	if len(texts) > shopapi.MaxLines {
+		return nil, fail(http.StatusBadRequest, shopapi.CodeInvalid, "ids: there are %d, want at most %d", len(texts), shopapi.MaxLines)
+	}
+	ids := make([]int64, len(texts))
+	for i, text := range texts {
+		id, err := shopapi.ParseProduct(text)
+		if err != nil {
+			return nil, fail(http.StatusBadRequest, shopapi.CodeInvalid, "ids: %v", err)
+		}
+		ids[i] = id
+	}
+	products, err := s.store.productsByID(r.Context(), shop, ids)
+	return shopapi.ProductPage{Products: products}, err
 }
 
 func (s *Server) getProduct(r *http.Request) (any, error) {

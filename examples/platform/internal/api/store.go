@@ -86,6 +86,10 @@ func (s *store) products(ctx context.Context, shop string, after int64, limit in
 		"SELECT "+productColumns+"WHERE p.shop = $1 AND p.id > $2 ORDER BY p.id LIMIT $3", shop, after, limit)
 }
 
+func (s *store) productsByID(ctx context.Context, shop string, ids []int64) ([]shopapi.Product, error) {
+	return list[shopapi.Product](ctx, s, "SELECT "+productColumns+"WHERE p.shop = $1 AND p.id = ANY($2) ORDER BY p.id", shop, ids)
+}
+
 func (s *store) product(ctx context.Context, shop string, id int64) (shopapi.Product, error) {
 	products, err := list[shopapi.Product](ctx, s, "SELECT "+productColumns+"WHERE p.shop = $1 AND p.id = $2", shop, id)
 	if err == nil && len(products) == 0 {

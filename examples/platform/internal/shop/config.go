@@ -24,7 +24,7 @@ func ReadConfig(lookup func(string) string) (Config, error) {
 		Listen:         r.Listen("LISTEN", ":8080"),
 		AdminListen:    r.Listen("ADMIN_LISTEN", ":9090"),
 		APIURL:         r.HTTP("API_URL", "http://HOST:PORT of the api"),
-		APITimeout:     r.Duration("API_TIMEOUT", 2*time.Second, 10*time.Millisecond, time.Minute),
+		APITimeout:     r.Duration("API_TIMEOUT", 3*time.Second, 10*time.Millisecond, time.Minute),
 		RequestTimeout: r.Duration("REQUEST_TIMEOUT", 5*time.Second, 100*time.Millisecond, time.Minute),
 		CacheDir:       r.String("CACHE_DIR", "/var/cache/shop"),
 	}
