@@ -1,0 +1,4 @@
+<section class="hero hero-a">
+  <h1>{$shop.name}</h1>
+  <p>{#claim#}</p>
+</section>

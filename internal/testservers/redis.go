@@ -1,0 +1,70 @@
+package testservers
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Redis starts an empty Redis for the test and returns its address, host:port.
+func Redis(t testing.TB) string {
+	t.Helper()
+	return NewRedis(t).Address()
+}
+
+// NewRedis starts an empty Redis for the test that can be taken down and up again. It keeps its
+// data meanwhile.
+func NewRedis(t testing.TB) *Server {
+	t.Helper()
+	program, err := find("redis-server", "redis-server", "/usr/bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, unwatch, err := newDir("shopset-redis-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{name: "Redis", dir: dir, watch: unwatch, kill: syscall.SIGKILL}
+	s.command = func() *exec.Cmd {
+		// The append-only file is written before each answer, so that a kill loses nothing.
+		cmd := exec.Command(program, "--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", dir,
+			"--save", "", "--appendonly", "yes", "--appendfsync", "no", "--daemonize", "no")
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		return cmd
+	}
+	s.ready = func(ctx context.Context) error { return ping(ctx, s.Address()) }
+	t.Cleanup(s.close)
+	if err := s.startSomewhere(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func ping(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var dialer net.Dialer
+	connection, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	connection.SetDeadline(time.Now().Add(time.Second))
+	fmt.Fprint(connection, "PING\r\n")
+	answer, err := bufio.NewReader(connection).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(answer) != "+PONG" {
+		return fmt.Errorf("ping: got %q", answer)
+	}
+	return nil
+}
