@@ -36,6 +36,7 @@ func (f finding) String() string {
 
 var (
 	lineNumber   = regexp.MustCompile(`^line (\d+): `)
+	badDuration  = regexp.MustCompile("^cannot unmarshal !!\\w+ `(.*)` into time.Duration$")
 	unknownField = regexp.MustCompile(`^field (\S+) not found in type \S+$`)
 )
 
@@ -46,7 +47,8 @@ func typeFinding(message string) finding {
 		f.line, _ = strconv.Atoi(match[1])
 		message = strings.TrimPrefix(message, match[0])
 	}
-	f.text = unknownField.ReplaceAllString(message, "unknown field $1")
+	message = unknownField.ReplaceAllString(message, "unknown field $1")
+	f.text = badDuration.ReplaceAllString(message, `"$1" is no time: want one like 10s`)
 	return f
 }
 
