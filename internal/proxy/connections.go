@@ -56,6 +56,14 @@ func (c *clientConn) Close() error {
 	return c.Conn.Close()
 }
 
+// CloseWrite lets net/http end a refused request so that the client can still read why.
+func (c *clientConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 // begin and end enclose a request; a connection with several of them is one active connection.
 func (c *clientConn) begin() {
 	if c.requests.Add(1) == 1 {

@@ -134,16 +134,17 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	if b.closed {
 		return n, err
 	}
-	if err != nil || b.exchange.request.ProtoMajor == 2 {
+	if err == io.EOF || b.exchange.request.ProtoMajor == 2 {
 		// At the end of the body the server begins to watch the connection, and that wait has no
 		// limit. In HTTP/2 a deadline ends the body also when nobody reads it.
 		b.exchange.control.SetReadDeadline(time.Time{})
 	}
-	if err != nil {
+	switch err {
+	case nil:
+	case io.EOF:
 		b.ended = true
-		if err != io.EOF {
-			b.failure = err
-		}
+	default:
+		b.failure = err
 	}
 	return n, err
 }
@@ -158,8 +159,12 @@ func (b *clientBody) deadline() {
 
 func (b *clientBody) Close() error {
 	b.mu.Lock()
-	if !b.ended && !b.closed {
-		b.deadline() // the server reads a small rest, so that the connection can be kept
+	switch {
+	case b.ended || b.closed:
+	case isTimeout(b.failure):
+		b.exchange.control.SetReadDeadline(time.Now())
+	default:
+		b.deadline() // the server reads a small rest, so that the client sees the answer
 	}
 	b.closed = true
 	b.mu.Unlock()

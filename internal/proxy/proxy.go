@@ -196,7 +196,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		go func() {
 			err := server.Shutdown(ctx)
 			if err != nil {
-				server.Close()
+				err = fmt.Errorf("cut %d connections with a request under way: %w", p.connections.active.Load(), err)
 			}
 			done <- err
 		}()
@@ -204,8 +204,11 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	var failure error
 	for range p.servers {
 		if err := <-done; err != nil {
-			failure = fmt.Errorf("cut %d connections with a request under way: %w", p.connections.active.Load(), err)
+			failure = err
 		}
+	}
+	for _, server := range p.servers {
+		server.Close() // cuts what the deadline left
 	}
 	return failure
 }
@@ -217,7 +220,8 @@ func (p *Proxy) closeListeners() {
 }
 
 // drainPage switches draining: every answer then ends its connection, and after the same delay as at
-// a stop what is idle is closed. Nothing is refused, so it does no harm when it is called by mistake.
+// a stop what is idle is closed (over HTTP/2, which net/http does not close early, by the idle
+// timeout). Nothing is refused, so it does no harm when it is called by mistake.
 func (p *Proxy) drainPage(on bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		p.draining.Store(on)
