@@ -121,7 +121,7 @@ func TestConfigErrorsNameEveryLine(t *testing.T) {
 	}
 	for _, test := range []struct{ name, content, want string }{
 		{"unknown field and wrong type", "listn: x\nworkers: many\n",
-			"configuration c.yaml: line 1: field listn not found in type admin_test.config\n" +
+			"configuration c.yaml: line 1: unknown field listn\n" +
 				"configuration c.yaml: line 2: cannot unmarshal !!str `many` into int"},
 		{"empty", "", "configuration c.yaml: empty"},
 		{"two documents", "listen: a\n---\nlisten: b\n", "configuration c.yaml: more than one YAML document"},
@@ -137,5 +137,31 @@ func TestConfigErrorsNameEveryLine(t *testing.T) {
 	var good config
 	if err := admin.ParseConfig("c.yaml", []byte("listen: a\nworkers: 3\n"), &good); err != nil || good.Workers != 3 {
 		t.Fatal(err, good)
+	}
+}
+
+type validated struct {
+	Name  string           `yaml:"name"`
+	Items []map[string]int `yaml:"items"`
+}
+
+func (*validated) Problems() []admin.Problem {
+	return []admin.Problem{
+		{Path: "items[1].b", Message: "is wrong"},
+		{Path: "name", Message: "is not reported, its line could not be read"},
+		{Path: "items[0].missing", Message: "is missing"},
+		{Message: "nothing fits"},
+	}
+}
+
+func TestConfigProblemsHaveLinesAndComeAllAtOnce(t *testing.T) {
+	err := admin.ParseConfig("c.yaml", []byte("name: [1]\nitems:\n- a: 1\n- c: 2\n  b: 3\nextra: 1\n"), &validated{})
+	want := "configuration c.yaml: nothing fits\n" +
+		"configuration c.yaml: line 1: cannot unmarshal !!seq into string\n" +
+		"configuration c.yaml: line 3: items[0].missing: is missing\n" +
+		"configuration c.yaml: line 5: items[1].b: is wrong\n" +
+		"configuration c.yaml: line 6: unknown field extra"
+	if err == nil || err.Error() != want {
+		t.Fatalf("got\n%v\nwant\n%s", err, want)
 	}
 }

@@ -33,26 +33,35 @@ func ReadConfig(path string, config any) error {
 }
 
 // ParseConfig is ReadConfig for content that is already in memory; name stands for the file in
-// errors.
+// errors. When config is a Validator, its problems are reported together with the others.
 func ParseConfig(name string, content []byte, config any) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
+	var findings []finding
 	if err := decoder.Decode(config); err != nil {
 		if errors.Is(err, io.EOF) {
 			return fmt.Errorf("configuration %s: empty", name)
 		}
 		var typeError *yaml.TypeError
-		if errors.As(err, &typeError) {
-			problems := make([]error, 0, len(typeError.Errors))
-			for _, problem := range typeError.Errors {
-				problems = append(problems, fmt.Errorf("configuration %s: %s", name, problem))
-			}
-			return errors.Join(problems...)
+		if !errors.As(err, &typeError) {
+			return fmt.Errorf("configuration %s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
 		}
-		return fmt.Errorf("configuration %s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+		for _, message := range typeError.Errors {
+			findings = append(findings, typeFinding(message))
+		}
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("configuration %s: more than one YAML document", name)
 	}
-	return nil
+	var root yaml.Node
+	if err := yaml.Unmarshal(content, &root); err != nil {
+		return fmt.Errorf("configuration %s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	findings = append(findings, validate(&root, config, findings)...)
+
+	problems := make([]error, 0, len(findings))
+	for _, f := range sorted(findings) {
+		problems = append(problems, fmt.Errorf("configuration %s: %s", name, f))
+	}
+	return errors.Join(problems...)
 }

@@ -1,0 +1,69 @@
+package proxy
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the proxy's own. Labels are bounded: roles come from the configuration, status codes
+// and reasons are few, and no host, path or client is ever one.
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	failures *prometheus.CounterVec
+	retries  *prometheus.CounterVec
+	reloads  prometheus.Counter
+}
+
+// noRole is the label of requests that no role has served.
+const noRole = "none"
+
+func newMetrics(registry prometheus.Registerer, connections *connections) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shopset_proxy_requests_total",
+			Help: "Requests by role and by the status code that the client got; 499 is a client that left.",
+		}, []string{"role", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "shopset_proxy_request_seconds",
+			Help:    "Time from the headers of a request to the end of its answer, by role.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"role"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shopset_proxy_role_failures_total",
+			Help: "Requests that a role failed: connect (no connection), timeout, broken (connection lost).",
+		}, []string{"role", "reason"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shopset_proxy_retries_total",
+			Help: "Requests that were sent to a role a second time.",
+		}, []string{"role"}),
+		reloads: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "shopset_proxy_certificate_failures_total",
+			Help: "Changed certificate files that could not be used.",
+		}),
+	}
+	gauge := func(state string, value func() int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "shopset_proxy_connections",
+			Help:        "Connections of clients: open ones, and active ones with a request under way.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(value()) })
+	}
+	registry.MustRegister(m.requests, m.duration, m.failures, m.retries, m.reloads,
+		gauge("open", connections.open.Load), gauge("active", connections.active.Load))
+	return m
+}
+
+func (m *metrics) observe(e *exchange, elapsed time.Duration) {
+	role := noRole
+	if e.role != nil {
+		role = e.role.name
+	}
+	m.requests.WithLabelValues(role, strconv.Itoa(e.status)).Inc()
+	m.duration.WithLabelValues(role).Observe(elapsed.Seconds())
+	if e.failure != "" {
+		m.failures.WithLabelValues(role, e.failure).Inc()
+	}
+}
