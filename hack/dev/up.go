@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/shopset/shopset/examples/platform/buyer"
+	"github.com/shopset/shopset/internal/devcluster"
+)
+
+// patience bounds every wait for the cluster.
+const patience = 3 * time.Minute
+
+// demo is the ShopSet of config/samples/shopset.yaml.
+var demo = client.ObjectKey{Namespace: "shops", Name: "a"}
+
+// steps tells what is going on and how long it took.
+type steps struct {
+	mu    sync.Mutex
+	began time.Time
+	lines []string
+}
+
+func (s *steps) run(name string, do func() error) error {
+	began := time.Now()
+	s.say("%s …", name)
+	if err := do(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	took := time.Since(began)
+	s.mu.Lock()
+	s.lines = append(s.lines, fmt.Sprintf("  %-44s %7.1f s", name, took.Seconds()))
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *steps) say(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(os.Stderr, "[%5.1fs] %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func up(ctx context.Context, t *devcluster.Target) error {
+	s := &steps{began: started()}
+	warm := isBuilt(t)
+	if err := bringUp(ctx, t, s); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "\nHow long it took:")
+	for _, line := range s.lines {
+		fmt.Fprintln(os.Stderr, line)
+	}
+	name := "cold_s"
+	if warm {
+		name = "warm_s"
+	}
+	fmt.Printf("RESULT up.%s=%.1f s\n", name, time.Since(s.began).Seconds())
+	fmt.Fprint(os.Stderr, next(t))
+	return nil
+}
+
+// bringUp does everything; what does not depend on each other runs at the same time.
+func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
+	if t.Local {
+		// Built before anything else: both builds use all cores.
+		if err := s.run("build Kubernetes", func() error { return t.Run(ctx, t.Tool("localcluster"), "build") }); err != nil {
+			return err
+		}
+	}
+	var images devcluster.Images
+	build := func() error {
+		return s.run("build images", func() (err error) {
+			if err := t.Run(ctx, t.Tool("image"), "build"); err != nil {
+				return err
+			}
+			images, err = t.ReadImages()
+			return err
+		})
+	}
+	cluster := func() error {
+		if !t.Local {
+			return nil
+		}
+		return s.run("start the cluster", func() error { return t.Run(ctx, t.Tool("localcluster"), "up") })
+	}
+	if err := together(build, cluster); err != nil {
+		return err
+	}
+	if err := t.Connect(); err != nil {
+		return err
+	}
+	if err := s.run("load images", func() error { return t.LoadImages(ctx, images) }); err != nil {
+		return err
+	}
+	if err := s.run("apply manifests", func() error { return apply(ctx, t, images) }); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	waits := []func() error{
+		func() error {
+			return s.run("operator serves", func() error {
+				return t.WaitDeployments(ctx, "shopset-system", func(text string) { s.say("  %s", text) })
+			})
+		},
+		func() error {
+			return s.run("Redis and PostgreSQL serve", func() error {
+				return t.WaitDeployments(ctx, "managed", func(text string) { s.say("  %s", text) })
+			})
+		},
+		func() error {
+			return s.run("ShopSet is ready", func() error {
+				_, err := t.WaitReady(ctx, demo, func(text string) { s.say("  %s", text) })
+				return err
+			})
+		},
+	}
+	if err := together(waits...); err != nil {
+		return err
+	}
+	return s.run("purchase", func() error { return buy(ctx, t) })
+}
+
+// apply installs everything at once: who needs somebody else waits for it by itself.
+func apply(ctx context.Context, t *devcluster.Target, images devcluster.Images) error {
+	if err := t.ApplyFiles(ctx, images,
+		"config/crd/shopset.dev_shopsets.yaml",
+		"config/operator/namespace.yaml", "config/operator/rbac.yaml", "config/operator/operator.yaml",
+		"hack/manifests/managed.yaml",
+		"config/samples/namespace.yaml",
+	); err != nil {
+		return err
+	}
+	if err := t.EnsureSecrets(ctx, demo.Namespace); err != nil {
+		return err
+	}
+	return t.ApplyFiles(ctx, images, "config/samples/shopset.yaml")
+}
+
+// together runs functions at the same time and returns all their errors.
+func together(functions ...func() error) error {
+	failures := make([]error, len(functions))
+	var group sync.WaitGroup
+	for i, function := range functions {
+		group.Go(func() { failures[i] = function() })
+	}
+	group.Wait()
+	return errors.Join(failures...)
+}
+
+// buy makes a purchase as a browser would and tells about it.
+func buy(ctx context.Context, t *devcluster.Target) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	ss, err := t.WaitReady(ctx, demo, func(string) {})
+	if err != nil {
+		return err
+	}
+	options, err := t.Buyer(ctx, ss)
+	if err != nil {
+		return err
+	}
+	options.Shop = "shop-01." + devcluster.Domain
+	receipt, err := buyer.Buy(ctx, options)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "bought %d × %s at %s for %d.%02d EUR: order %s, %d ms\n", receipt.Quantity, receipt.Product,
+		receipt.Shop, receipt.TotalCents/100, receipt.TotalCents%100, receipt.Order, receipt.Duration.Milliseconds())
+	return nil
+}
+
+// isBuilt says whether the slow builds were made earlier.
+func isBuilt(t *devcluster.Target) bool {
+	_, images := os.Stat(filepath.Join(t.State, "images", "images.json"))
+	_, kube := os.Stat(filepath.Join(t.State, "bin", "kube"))
+	return images == nil && (kube == nil || !t.Local)
+}
+
+// started is when make began, so that building this program counts too.
+func started() time.Time {
+	if ms, err := strconv.ParseInt(os.Getenv("SHOPSET_STARTED"), 10, 64); err == nil {
+		return time.UnixMilli(ms)
+	}
+	return time.Now()
+}
+
+func next(t *devcluster.Target) string {
+	text := "\nWhat to look at next:\n"
+	if path := t.Kubeconfig(); path != "" {
+		text += "  export KUBECONFIG=" + path + "\n"
+	}
+	if t.Local {
+		text += "  export PATH=$PATH:" + filepath.Join(t.State, "bin") + "\n"
+	}
+	text += "  kubectl get shopset -A                 # one line tells how a cell is, and what is wrong\n" +
+		"  kubectl -n shops get pods\n" +
+		"  kubectl -n shops set env deployment/a-api X=1   # drift: the operator mends it\n" +
+		"  make buy                               # buy again\n"
+	if t.Local {
+		text += "  curl --cacert " + t.CAFile() + " --resolve shop-01.shops.example:8443:127.0.0.1 https://shop-01.shops.example:8443/\n" +
+			"  make down\n"
+	}
+	return text
+}
