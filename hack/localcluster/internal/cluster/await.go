@@ -102,8 +102,9 @@ func (c *Cluster) loadPause(ctx context.Context) error {
 }
 
 // resolves asks the cluster's DNS by its Service, so that kube-proxy is asked too.
+// A query sent before kube-proxy has its rules is lost, so it does not wait long.
 func resolves(ctx context.Context, spec component.Spec) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var dialer net.Dialer

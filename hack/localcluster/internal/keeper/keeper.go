@@ -116,7 +116,7 @@ func (k *keeper) clone(input *os.File) error {
 		Path:       "/proc/self/exe",
 		Args:       []string{"localcluster", "node"},
 		Dir:        "/",
-		Env:        []string{"HOME=/root"},
+		Env:        node.Environment(),
 		Stdout:     log,
 		Stderr:     log,
 		ExtraFiles: []*os.File{input},

@@ -20,8 +20,6 @@ const (
 	lastBackoff  = 5 * time.Second
 	// A component that ran this long was well; its next death starts the backoff anew.
 	wellAfter = 20 * time.Second
-	// A component that dies sooner has failed to start, which is worth a second try at most
-	// when the reason is a neighbour that starts in the same moment.
 	probeEvery = 20 * time.Millisecond
 )
 
@@ -132,7 +130,7 @@ func (s *supervisor) spawn(u *unit) (int, error) {
 	defer null.Close()
 	process, err := os.StartProcess(u.Path, append([]string{u.Path}, u.Args...), &os.ProcAttr{
 		Dir:   "/",
-		Env:   environment(),
+		Env:   Environment(),
 		Files: []*os.File{null, log, log},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -143,7 +141,8 @@ func (s *supervisor) spawn(u *unit) (int, error) {
 	return pid, process.Release() // run reaps it
 }
 
-func environment() []string {
+// Environment is that of every process of the node.
+func Environment() []string {
 	return []string{
 		"PATH=" + filepath.Join(layout.NodeRoot, "bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root",

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -79,9 +81,9 @@ func Connect(id string, plan Plan, node int) error {
 
 // ConfigureNode sets up the node's end, from inside the node.
 //
-// Services get a route only so that a packet to one passes the routing decision and reaches
-// kube-proxy's rules. Everything else is unreachable, at once: the node does not lead to the
-// world, and a Pod that tries should fail and not wait.
+// The node does not lead to the world, and a Pod that tries should fail at once and not wait. So
+// what would leave for anything but the link is rejected. An unreachable route says the same, but
+// once a second at most, and lets the others wait.
 func ConfigureNode(plan Plan) error {
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
@@ -97,19 +99,39 @@ func ConfigureNode(plan Plan) error {
 	if err := up(link, netip.PrefixFrom(plan.Node, plan.Link.Bits())); err != nil {
 		return err
 	}
-	services := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(plan.Services), Gw: plan.Host.AsSlice()}
-	if err := netlink.RouteAdd(services); err != nil {
-		return fmt.Errorf("route to %s: %w", plan.Services, err)
+	route := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: plan.Host.AsSlice()}
+	if err := netlink.RouteAdd(route); err != nil {
+		return fmt.Errorf("default route: %w", err)
 	}
-	world := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Type: unix.RTN_UNREACHABLE}
-	if err := netlink.RouteAdd(world); err != nil {
-		return fmt.Errorf("unreachable default route: %w", err)
+	for name, value := range map[string]string{"ip_forward": "1", "icmp_ratelimit": "0"} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+			return err
+		}
 	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
-		return err
+	nft := exec.Command("nft", "-f", "-")
+	nft.Stdin = strings.NewReader(fmt.Sprintf(rejectWorld, NodeLink, plan.Link))
+	if out, err := nft.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft: %w: %s", err, out)
 	}
 	return nil
 }
+
+// rejectWorld comes after kube-proxy's rules: a Service's address is a Pod's by then.
+const rejectWorld = `define link = %[1]q
+table ip shopset {
+	chain world {
+		oifname $link ip daddr != %[2]s reject with icmp host-unreachable
+	}
+	chain forward {
+		type filter hook forward priority 10; policy accept;
+		jump world
+	}
+	chain output {
+		type filter hook output priority 10; policy accept;
+		jump world
+	}
+}
+`
 
 func up(link netlink.Link, address netip.Prefix) error {
 	name := link.Attrs().Name

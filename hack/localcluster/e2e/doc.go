@@ -1,0 +1,5 @@
+// Package e2e tests localcluster as a user sees it: real commands, real Pods, a second cluster
+// beside the first, and processes that are killed. It needs root on Linux and is skipped without;
+// -short skips it too. Built programs are shared with the cluster that people work with (or come
+// from $SHOPSET_CLUSTER_BIN); everything else lies in a temporary state folder.
+package e2e
