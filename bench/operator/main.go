@@ -29,6 +29,7 @@ type bench struct {
 	operator        string
 	operatorEnv     []string
 	concurrency     int
+	profile         string
 }
 
 func main() {
@@ -58,6 +59,7 @@ func run(ctx context.Context) (err error) {
 	flag.DurationVar(&o.rest, "rest", time.Minute, "how long the operator is watched at rest")
 	flag.DurationVar(&o.limit, "limit", 30*time.Minute, "when to give up")
 	flag.IntVar(&b.concurrency, "concurrency", 0, "the operator's --concurrency; 0 is its default")
+	flag.StringVar(&b.profile, "profile", "", "folder for CPU and heap profiles of the operator's last run")
 	flag.Parse()
 	if b.assets == "" {
 		return errors.New("KUBEBUILDER_ASSETS is not set: run `make bench-operator`, or set it to the output of `localcluster assets`")
@@ -92,7 +94,15 @@ func run(ctx context.Context) (err error) {
 // build makes the operator as its image has it.
 func (b *bench) build(ctx context.Context) error {
 	b.operator = filepath.Join(b.folder, "shopset-operator")
-	command := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", b.operator, "./cmd/shopset-operator")
+	arguments := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", b.operator}
+	if b.profile != "" {
+		overlay, err := b.profiler()
+		if err != nil {
+			return err
+		}
+		arguments = append(arguments, "-overlay", overlay)
+	}
+	command := exec.CommandContext(ctx, "go", append(arguments, "./cmd/shopset-operator")...)
 	command.Dir = b.root
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	command.Stdout, command.Stderr = os.Stderr, os.Stderr

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -139,6 +140,9 @@ func runOurs(ctx context.Context, b *bench, n int, rest time.Duration) (m operat
 	if m.settled, err = process.Of(o.PID()); err != nil {
 		return m, err
 	}
+	if err := b.saveProfile(ctx, o); err != nil {
+		return m, err
+	}
 	metrics, err := o.metrics(ctx)
 	if err != nil {
 		return m, err
@@ -179,9 +183,14 @@ func (m *operatorRun) load(ctx context.Context, b *bench, cp *controlPlane, o *o
 	}
 	began := time.Now()
 	group, groupContext := errgroup.WithContext(ctx)
+	// The API server ends a watch that is not read.
+	group.Go(func() error { return observer.wait(n) })
+	creating := sync.WaitGroup{}
 	var next atomic.Int64
 	for range 8 {
+		creating.Add(1)
 		group.Go(func() error {
+			defer creating.Done()
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				if _, err := creator.apply(groupContext, systems[i], systems[i].body); err != nil {
 					return err
@@ -190,11 +199,9 @@ func (m *operatorRun) load(ctx context.Context, b *bench, cp *controlPlane, o *o
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
+	creating.Wait()
 	created := time.Since(began)
-	if err := observer.wait(ctx, n); err != nil {
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	m.wall = time.Since(began)
@@ -287,7 +294,7 @@ func watchShopSets(ctx context.Context, config *rest.Config) (*observer, error) 
 }
 
 // wait until n ShopSets are reported on.
-func (o *observer) wait(ctx context.Context, n int) error {
+func (o *observer) wait(n int) error {
 	for len(o.done) < n {
 		var event struct {
 			Type   string
@@ -300,7 +307,7 @@ func (o *observer) wait(ctx context.Context, n int) error {
 			}
 		}
 		if err := o.events.Decode(&event); err != nil {
-			return errors.Join(fmt.Errorf("%d of %d ShopSets were reported on: %w", len(o.done), n, err), ctx.Err())
+			return fmt.Errorf("%d of %d ShopSets were reported on: %w", len(o.done), n, err)
 		}
 		if event.Object.Metadata.Generation > 0 && event.Object.Status.ObservedGeneration == event.Object.Metadata.Generation {
 			o.done[event.Object.Metadata.Name] = true
