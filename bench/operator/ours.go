@@ -185,6 +185,7 @@ func (m *operatorRun) load(ctx context.Context, b *bench, cp *controlPlane, o *o
 	group, groupContext := errgroup.WithContext(ctx)
 	// The API server ends a watch that is not read.
 	group.Go(func() error { return observer.wait(n) })
+	group.Go(func() error { return b.profileServer(groupContext, cp) })
 	creating := sync.WaitGroup{}
 	var next atomic.Int64
 	for range 8 {

@@ -4,10 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/shopset/shopset/bench/internal/process"
 )
@@ -94,8 +99,39 @@ func (b *bench) saveProfile(ctx context.Context, o *operatorProcess) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return process.Until(ctx, 50*time.Millisecond, func() (bool, error) {
+	err := process.Until(ctx, 50*time.Millisecond, func() (bool, error) {
 		_, err := os.Stat(done)
 		return err == nil, nil
 	})
+	if err != nil {
+		return err
+	}
+	// When it is started anew it begins a new file.
+	return os.Rename(filepath.Join(b.profile, "cpu.pprof"), filepath.Join(b.profile, "operator-cpu.pprof"))
+}
+
+// profileServer profiles the API server for a while under the operator's load.
+func (b *bench) profileServer(ctx context.Context, cp *controlPlane) error {
+	if b.profile == "" {
+		return nil
+	}
+	client, err := rest.HTTPClientFor(cp.adminConfig)
+	if err != nil {
+		return err
+	}
+	url := strings.TrimSuffix(cp.adminConfig.Host, "/") + "/debug/pprof/profile?seconds=20"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(b.profile, "apiserver-cpu.pprof"), content, 0o600)
 }
