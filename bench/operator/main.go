@@ -35,15 +35,17 @@ type bench struct {
 func main() {
 	process.BecomeGuarded("etcd", "kube-apiserver")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
+	err := run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench operator:", err)
 		os.Exit(1)
 	}
 }
 
 type options struct {
-	small, large, kubectl    int
+	small, large             int
+	kubectl                  bool
 	smallRounds, largeRounds int
 	rest, limit              time.Duration
 }
@@ -53,7 +55,7 @@ func run(ctx context.Context) (err error) {
 	o := options{}
 	flag.IntVar(&o.large, "n", 1000, "how many ShopSets")
 	flag.IntVar(&o.small, "small", 100, "how many ShopSets in the small runs; 0 leaves them out")
-	flag.IntVar(&o.kubectl, "kubectl", 100, "how many ShopSets kubectl applies, at most -small; 0 leaves kubectl out")
+	flag.BoolVar(&o.kubectl, "kubectl", true, "let kubectl take its turn in the small runs")
 	flag.IntVar(&o.largeRounds, "rounds", 2, "how often the bare client and the operator take turns")
 	flag.IntVar(&o.smallRounds, "small-rounds", 3, "the same for the small runs")
 	flag.DurationVar(&o.rest, "rest", time.Minute, "how long the operator is watched at rest")

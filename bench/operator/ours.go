@@ -31,7 +31,7 @@ type operatorProcess struct {
 }
 
 func startOperator(ctx context.Context, b *bench, cp *controlPlane) (*operatorProcess, error) {
-	address, err := freeAddress()
+	address, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -55,8 +55,8 @@ func startOperator(ctx context.Context, b *bench, cp *controlPlane) (*operatorPr
 	return o, nil
 }
 
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func freeAddress(ctx context.Context) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}

@@ -28,7 +28,8 @@ type Process struct {
 
 // Start runs a program. The kernel kills it if the benchmark dies first.
 func Start(path string, args, env []string, output io.Writer) (*Process, error) {
-	command := exec.Command(path, args...)
+	// Stop ends it, not a context: it shall have time to end in order.
+	command := exec.CommandContext(context.Background(), path, args...)
 	command.Env = append(os.Environ(), env...)
 	command.Stdout, command.Stderr = output, output
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
