@@ -38,17 +38,21 @@ func Find() (*Target, error) {
 	if t.State == "" {
 		t.State = filepath.Join(root, ".state")
 	}
-	t.Local = os.Getenv("KUBECONFIG") == "" && os.Getenv("CONTEXT") == ""
+	// People export the local cluster's own kubeconfig as `make up` suggests; that is still the local one.
+	kubeconfig := os.Getenv("KUBECONFIG")
+	t.Local = os.Getenv("CONTEXT") == "" && (kubeconfig == "" || kubeconfig == t.localKubeconfig())
 	return t, nil
 }
 
 // Kubeconfig is the path for people to export; empty for the default of a cluster of their own.
 func (t *Target) Kubeconfig() string {
 	if t.Local {
-		return filepath.Join(t.State, "kubeconfig")
+		return t.localKubeconfig()
 	}
 	return os.Getenv("KUBECONFIG")
 }
+
+func (t *Target) localKubeconfig() string { return filepath.Join(t.State, "kubeconfig") }
 
 // Tool is the path of a program of the repository that `make` built.
 func (t *Target) Tool(name string) string { return filepath.Join(t.State, "tools", name) }
