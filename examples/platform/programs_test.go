@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,7 +42,7 @@ func launch(t *testing.T, program string, variables ...string) *running {
 	r := &running{address: freeAddress(t), admin: freeAddress(t)}
 	r.cmd = exec.Command(program)
 	// Nothing else of the environment, no folder that can be written, and nobody's user.
-	r.cmd.Env = append(variables, "LISTEN="+r.address, "ADMIN_LISTEN="+r.admin)
+	r.cmd.Env = slices.Concat(variables, []string{"LISTEN=" + r.address, "ADMIN_LISTEN=" + r.admin})
 	r.cmd.Dir = "/"
 	r.cmd.Stdout, r.cmd.Stderr = &r.output, &r.output
 	if os.Getuid() == 0 {
