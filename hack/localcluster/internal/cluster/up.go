@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shopset/shopset/hack/localcluster/internal/build"
 	"github.com/shopset/shopset/hack/localcluster/internal/component"
@@ -171,6 +174,10 @@ func (c *Cluster) startKeeper(ctx context.Context) error {
 	cmd.Args[0] = "localcluster"
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// The keeper stays. It must not hold on to what a script has opened, a lock for instance.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
