@@ -215,10 +215,11 @@ func testRecordDeleted(t *testing.T, c *cluster) {
 	if err := os.Remove(c.layout.Record()); err != nil {
 		t.Fatal(err)
 	}
+	c.up() // while the old one may still be ending
 	if !old.Keeper.WaitGone(15*time.Second) || !old.Node.WaitGone(time.Second) {
 		t.Error("a cluster without a record goes on")
 	}
-	c.up()
+	c.must("status")
 }
 
 func testDown(t *testing.T, c *cluster, before inventory, archive string) {

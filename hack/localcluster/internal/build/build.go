@@ -216,8 +216,8 @@ func (b *Builder) fresh(t Target) bool {
 			return false
 		}
 	}
-	for link := range t.Links {
-		if _, err := os.Stat(filepath.Join(b.bin, link)); err != nil {
+	for link, target := range t.Links {
+		if have, err := os.Readlink(filepath.Join(b.bin, link)); err != nil || have != target {
 			return false
 		}
 	}

@@ -56,7 +56,7 @@ func (c *Cluster) Up(ctx context.Context, options Options) error {
 		c.say.Line("the running cluster is not well and starts anew: %v", unwell)
 	}
 	took := newSteps()
-	if _, err := c.clean(); err != nil {
+	if _, err := c.clean(ctx); err != nil {
 		return fmt.Errorf("the remains of an earlier run cannot be removed: %w", err)
 	}
 	took.done("remove what an earlier run left")
@@ -65,7 +65,7 @@ func (c *Cluster) Up(ctx context.Context, options Options) error {
 		return err
 	}
 	if err := c.start(ctx, spec, took); err != nil {
-		_, cleanErr := c.clean()
+		_, cleanErr := c.clean(context.WithoutCancel(ctx))
 		return errors.Join(err, cleanErr)
 	}
 	c.report(took)
