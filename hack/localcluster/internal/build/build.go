@@ -161,7 +161,7 @@ func (b *Builder) ldflags() string {
 		const pkg = " -X k8s.io/component-base/version."
 		flags += pkg + "gitVersion=" + version + pkg + "gitMajor=" + parts[0] + pkg + "gitMinor=" + parts[1]
 	}
-	return flags
+	return flags + " -X " + containerdModule + "/version.Version=" + b.version(containerdModule)
 }
 
 // version returns the version of a required module.
