@@ -78,16 +78,7 @@ func newNamespace(t *testing.T) string {
 	if err := target.Client.Create(t.Context(), namespace); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := target.Client.Delete(ctx, namespace); err != nil {
-			t.Error(err)
-		}
-		eventuallyIn(ctx, t, func() error {
-			return wantGone(target.Client.Get(ctx, client.ObjectKeyFromObject(namespace), namespace), "namespace "+name)
-		})
-	})
+	t.Cleanup(func() { removeNamespace(t, namespace) })
 	if err := target.EnsureSecrets(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +91,30 @@ func newNamespace(t *testing.T) string {
 		}
 	}
 	return name
+}
+
+// removeNamespace ends the ShopSets of a namespace first: a namespace that ends with Pods in it looks
+// again only after half their grace period.
+func removeNamespace(t *testing.T, namespace *corev1.Namespace) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := target.Client.DeleteAllOf(ctx, &v1alpha1.ShopSet{}, client.InNamespace(namespace.Name)); err != nil {
+		t.Error(err)
+	}
+	eventuallyIn(ctx, t, func() error {
+		list := &v1alpha1.ShopSetList{}
+		if err := target.Client.List(ctx, list, client.InNamespace(namespace.Name)); err != nil {
+			return err
+		}
+		if len(list.Items) > 0 {
+			return fmt.Errorf("ShopSet is still there: %s", message(&list.Items[0]))
+		}
+		return nil
+	})
+	if err := target.Client.Delete(ctx, namespace); err != nil {
+		t.Error(err)
+	}
 }
 
 // sample is the ShopSet of config/samples, in another namespace and on node ports that are free.
