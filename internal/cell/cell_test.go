@@ -152,7 +152,9 @@ func TestProblems(t *testing.T) {
 		{"variable of a Secret", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[2].Config = []v1alpha1.ConfigFile{{Path: "/c", Template: "{{ .COOKIE_KEYS }}"}}
 		}, "spec.components[cart].config: /c line 1: variable COOKIE_KEYS is not set: its value comes from a Secret or a field of the Pod and is not known before the Pod starts; let the program read it from its environment"},
-		{"overlay of the wrong type", func(s *v1alpha1.ShopSet) { s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"containers":"x"}}`) },
+		{"overlay of the wrong type", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"containers":"x"}}`)
+		},
 			"spec.components[api].podTemplate: is not a Pod template: json: cannot unmarshal string into Go struct field"},
 		{"overlay with an unknown field", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"priorityClas":"x"}}`)

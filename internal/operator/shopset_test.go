@@ -387,7 +387,10 @@ func TestSiblingOfTheSameName(t *testing.T) {
 	create(t, clash)
 	rollOutAll(t, clash)
 	// a-shop + "x" and a + "shop-x" both make a-shop-x.
-	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[2].Name = "shop-x"; s.Spec.Components[1].Uses = []string{"shop-x"} })
+	change(t, ss, func(s *v1alpha1.ShopSet) {
+		s.Spec.Components[2].Name = "shop-x"
+		s.Spec.Components[1].Uses = []string{"shop-x"}
+	})
 	waitCondition(t, ss, v1alpha1.ConditionStalled, metav1.ConditionTrue, "a-shop-x exists already and belongs to ShopSet a-shop")
 }
 
