@@ -156,7 +156,9 @@ func (r *Reconciler) hold(ss *v1alpha1.ShopSet, seen *observed, out *outcome) (s
 	skip = map[objectKey]bool{}
 	var history []*v1alpha1.ShopSetSpec
 	for _, revision := range seen.revisions {
-		history = append(history, revision.Spec)
+		if revision.Spec != nil {
+			history = append(history, revision.Spec)
+		}
 	}
 	for name := range out.waits {
 		live := seen.deployments[name]

@@ -154,6 +154,12 @@ func TestBrokenImage(t *testing.T) {
 	if ss.Status.Summary != "3/4" || meta.IsStatusConditionTrue(ss.Status.Conditions, v1alpha1.ConditionReady) {
 		t.Errorf("summary %s, conditions %v", ss.Status.Summary, ss.Status.Conditions)
 	}
+	table := kubectl(t, "get", "shopset", "-n", ss.Namespace)
+	for _, want := range []string{"READY", "False", "3/4", "image localhost/platform-shop:no-such-tag cannot be pulled"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("kubectl get shopset does not show %q:\n%s", want, table)
+		}
+	}
 	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[1].Image = good })
 	waitReady(t, ss)
 	if err := stop().Err(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -300,6 +301,24 @@ func startLoad(t *testing.T, ss *v1alpha1.ShopSet, options buyer.Options) (stop 
 		cancel()
 		return <-done
 	}
+}
+
+// kubectl runs the local cluster's kubectl, or the one in the path.
+func kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	program := "kubectl"
+	if target.Local {
+		program = filepath.Join(target.State, "bin", "kubectl")
+	}
+	command := exec.CommandContext(t.Context(), program, args...)
+	if path := target.Kubeconfig(); path != "" {
+		command.Env = append(os.Environ(), "KUBECONFIG="+path)
+	}
+	output, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatalf("kubectl %s: %v: %s", strings.Join(args, " "), err, output)
+	}
+	return string(output)
 }
 
 // sql asks PostgreSQL where it runs.
