@@ -12,7 +12,6 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/shopset/shopset/internal/operator"
@@ -67,12 +66,12 @@ func (t *Target) Connect() error {
 			return errors.New("no local cluster is running; start one with `make up`")
 		}
 	}
-	if clientcmd.IsEmptyConfig(orEmpty(rules.Load())) {
-		return fmt.Errorf("KUBECONFIG=%s and CONTEXT=%s lead to no cluster; mend them, or unset both to use the local cluster",
-			os.Getenv("KUBECONFIG"), os.Getenv("CONTEXT"))
-	}
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules,
 		&clientcmd.ConfigOverrides{CurrentContext: os.Getenv("CONTEXT")}).ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		return fmt.Errorf("KUBECONFIG=%q and CONTEXT=%q lead to no cluster; mend them, or unset both to use the local cluster",
+			os.Getenv("KUBECONFIG"), os.Getenv("CONTEXT"))
+	}
 	if err != nil {
 		return fmt.Errorf("credentials of the cluster: %w", err)
 	}
@@ -87,15 +86,6 @@ func (t *Target) Connect() error {
 	t.Config = config
 	t.Client, err = client.New(config, client.Options{Scheme: scheme})
 	return err
-}
-
-// orEmpty takes a configuration that cannot be read for an empty one: what is wrong with it is said when
-// it is used.
-func orEmpty(config *clientcmdapi.Config, err error) *clientcmdapi.Config {
-	if err != nil {
-		return clientcmdapi.NewConfig()
-	}
-	return config
 }
 
 // Run runs a program in the repository and shows what it says.
