@@ -49,7 +49,7 @@ func newBareClient(config *rest.Config, v variant) (*bareClient, error) {
 	if v.http2 {
 		config.NextProtos = []string{"h2"}
 	}
-	config.Dial = nil
+	config.DisableCompression = true
 	transport, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func newBareClient(config *rest.Config, v variant) (*bareClient, error) {
 
 // apply returns the UID of a ShopSet, nothing for other kinds.
 func (c *bareClient) apply(ctx context.Context, object rendered, body []byte) (string, error) {
-	url := c.host + object.path + "?force=true&fieldManager=" + cell.Manager
+	url := c.host + object.path + "?force=true&fieldValidation=Ignore&fieldManager=" + cell.Manager
 	request, err := http.NewRequestWithContext(ctx, http.MethodPatch, url, bytes.NewReader(body))
 	if err != nil {
 		return "", err

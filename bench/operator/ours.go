@@ -271,6 +271,8 @@ type observer struct {
 }
 
 func watchShopSets(ctx context.Context, config *rest.Config) (*observer, error) {
+	config = rest.CopyConfig(config)
+	config.DisableCompression = true
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err

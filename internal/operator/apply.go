@@ -106,7 +106,10 @@ func (r *Reconciler) apply(ctx context.Context, object cell.Object) (string, err
 	answer.SetNamespace(object.GetNamespace())
 	answer.SetName(object.GetName())
 	err = r.Client.Patch(ctx, answer, client.RawPatch(types.ApplyPatchType, body),
-		client.FieldOwner(cell.Manager), client.ForceOwnership)
+		client.FieldOwner(cell.Manager), client.ForceOwnership,
+		// An apply with a field that the API server does not know fails in any case. Validation would
+		// only parse the object a second time, to look for keys that are there twice.
+		client.FieldValidation(metav1.FieldValidationIgnore))
 	return answer.ResourceVersion, err
 }
 
