@@ -35,16 +35,13 @@ func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 	if r.memory.applied(ss.UID, key, hash, version, r.now()) {
 		return false, nil
 	}
+	var after string
+	var err error
 	if live == nil {
-		if err := r.refuseForeign(ctx, ss, object); err != nil {
-			return false, err
-		}
+		after, err = r.create(ctx, ss, object)
+	} else {
+		after, err = r.apply(ctx, object)
 	}
-	body, err := json.Marshal(object)
-	if err != nil {
-		return false, err
-	}
-	after, err := r.apply(ctx, object, body)
 	if err != nil {
 		return false, err
 	}
@@ -54,6 +51,32 @@ func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 		r.event(ctx, ss, corev1.EventTypeNormal, "DriftCorrected", "Apply", "%s was changed by somebody else and is as the spec says again", key)
 	}
 	return true, nil
+}
+
+// noVersion is a resource version that no object has: the API server refuses it for an object that
+// exists, and does not look at it for one that it makes.
+const noVersion = "1"
+
+// create applies an object that the cache does not show. That may be because it holds only what bears
+// the operator's labels: what exists and is not controlled by the ShopSet is never touched.
+func (r *Reconciler) create(ctx context.Context, ss *v1alpha1.ShopSet, object cell.Object) (version string, err error) {
+	defer object.SetResourceVersion("")
+	object.SetResourceVersion(noVersion)
+	version, err = r.apply(ctx, object)
+	if !apierrors.IsConflict(err) {
+		return version, err
+	}
+	existing := &metav1.PartialObjectMetadata{}
+	existing.SetGroupVersionKind(object.GetObjectKind().GroupVersionKind())
+	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(object), existing); err != nil {
+		return "", fmt.Errorf("look at what is there already: %w", err)
+	}
+	if !metav1.IsControlledBy(existing, ss) {
+		return "", &foreignError{fmt.Sprintf("%s exists already and belongs to %s; delete it or rename one of the two",
+			keyOf(object), ownerOf(existing))}
+	}
+	object.SetResourceVersion(existing.ResourceVersion)
+	return r.apply(ctx, object)
 }
 
 // keepReplicas leaves the number of Pods to the autoscaler: the operator repeats the live number, for
@@ -73,13 +96,20 @@ func keepReplicas(component *cell.Component, live *appsv1.Deployment) {
 
 // apply sends a server-side apply and returns the resource version after it. It takes over fields
 // that others changed: the spec is the truth about what it states.
-func (r *Reconciler) apply(ctx context.Context, object client.Object, body []byte) (string, error) {
+func (r *Reconciler) apply(ctx context.Context, object cell.Object) (string, error) {
+	body, err := json.Marshal(object)
+	if err != nil {
+		return "", fmt.Errorf("encode: %w", err)
+	}
 	answer := &metav1.PartialObjectMetadata{}
 	answer.SetGroupVersionKind(object.GetObjectKind().GroupVersionKind())
 	answer.SetNamespace(object.GetNamespace())
 	answer.SetName(object.GetName())
-	err := r.Client.Patch(ctx, answer, client.RawPatch(types.ApplyPatchType, body),
-		client.FieldOwner(cell.Manager), client.ForceOwnership)
+	err = r.Client.Patch(ctx, answer, client.RawPatch(types.ApplyPatchType, body),
+		client.FieldOwner(cell.Manager), client.ForceOwnership,
+		// An apply with a field that the API server does not know fails in any case. Validation would
+		// only parse the object a second time, to look for keys that are there twice.
+		client.FieldValidation(metav1.FieldValidationIgnore))
 	return answer.ResourceVersion, err
 }
 
@@ -87,28 +117,6 @@ func (r *Reconciler) apply(ctx context.Context, object client.Object, body []byt
 type foreignError struct{ text string }
 
 func (e *foreignError) Error() string { return e.text }
-
-// refuseForeign looks for an object that the cache does not show: it holds only what bears the
-// operator's labels. What exists and is not controlled by the ShopSet is never touched.
-func (r *Reconciler) refuseForeign(ctx context.Context, ss *v1alpha1.ShopSet, object client.Object) error {
-	existing := &metav1.PartialObjectMetadata{}
-	existing.SetGroupVersionKind(object.GetObjectKind().GroupVersionKind())
-	err := r.Live.Get(ctx, client.ObjectKeyFromObject(object), existing, &client.GetOptions{
-		// From the API server's watch cache: cheap, and another owner does not come within it.
-		Raw: &metav1.GetOptions{ResourceVersion: "0"},
-	})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if metav1.IsControlledBy(existing, ss) {
-		return nil
-	}
-	return &foreignError{fmt.Sprintf("%s exists already and belongs to %s; delete it or rename one of the two",
-		keyOf(object), ownerOf(existing))}
-}
 
 // ownerOf names who an object belongs to, as well as its metadata tells.
 func ownerOf(object *metav1.PartialObjectMetadata) string {

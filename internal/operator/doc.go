@@ -18,8 +18,8 @@
 //   - At rest nothing is written: an object is applied only if cell.Covers finds a difference.
 //   - It may be killed between any two calls; the next run converges to the same state, because all
 //     it knows is in the cluster. The memory of what was just applied only saves calls.
-//   - A child that somebody else owns is never taken: an object that is not in the cache is looked
-//     up before it is applied for the first time, and the API server refuses a second controller.
+//   - A child that somebody else owns is never taken: an object that is not in the cache is applied
+//     in a way that only makes it, and where one is there already, its owner is looked up.
 //   - One ShopSet's trouble delays no other: each is a work item of its own with its own backoff.
 //
 // Limits: the reasons that only events tell (failing probes, mounts) are asked for every few seconds

@@ -57,6 +57,9 @@ func NewManager(ctx context.Context, kubeconfig *rest.Config, options Options) (
 	// The API server's priority and fairness paces the operator among all others. A limit of its own
 	// would only slow it down when there is room.
 	kubeconfig.QPS = -1
+	// The API server would compress every event of a watch by itself, which costs both sides more than
+	// the network between them.
+	kubeconfig.DisableCompression = true
 	manager, err := ctrl.NewManager(kubeconfig, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         cacheOptions,

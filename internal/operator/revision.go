@@ -2,7 +2,6 @@ package operator
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -54,14 +53,7 @@ func (r *Reconciler) recordRevision(ctx context.Context, ss *v1alpha1.ShopSet, s
 		Data:     runtime.RawExtension{Raw: data},
 		Revision: number,
 	}
-	body, err := json.Marshal(record)
-	if err != nil {
-		return fmt.Errorf("encode the revision: %w", err)
-	}
-	if err := r.refuseForeign(ctx, ss, record); err != nil {
-		return err
-	}
-	version, err := r.apply(ctx, record, body)
+	version, err := r.create(ctx, ss, record)
 	if err != nil {
 		return fmt.Errorf("record revision %s: %w", revision, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -65,13 +66,32 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return r.turndown(ctx, ss, seen)
 	}
 	if controllerutil.AddFinalizer(ss, Finalizer) {
-		before := ss.DeepCopy()
-		controllerutil.RemoveFinalizer(before, Finalizer)
-		if err := r.Client.Patch(ctx, ss, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		if err := r.saveFinalizers(ctx, ss); err != nil {
 			return ctrl.Result{}, ignoreConflict(err)
 		}
 	}
 	return r.reconcile(ctx, ss, seen)
+}
+
+// saveFinalizers writes the finalizers if nobody changed the ShopSet meanwhile.
+func (r *Reconciler) saveFinalizers(ctx context.Context, ss *v1alpha1.ShopSet) error {
+	before := metadataOf(ss)
+	after := before.DeepCopy()
+	after.Finalizers = ss.Finalizers
+	if err := r.Client.Patch(ctx, after, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return err
+	}
+	ss.ResourceVersion = after.ResourceVersion
+	return nil
+}
+
+// metadataOf stands for a ShopSet in a write whose answer need not repeat the whole spec.
+func metadataOf(ss *v1alpha1.ShopSet) *metav1.PartialObjectMetadata {
+	result := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+		Namespace: ss.Namespace, Name: ss.Name, ResourceVersion: ss.ResourceVersion,
+	}}
+	result.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("ShopSet"))
+	return result
 }
 
 // outcome is what one run did and found; status is made of it.

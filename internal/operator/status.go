@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/shopset/shopset/api/v1alpha1"
@@ -23,16 +24,30 @@ const maxMessage = 1024
 
 // report writes the status if it differs from the one that is there.
 func (r *Reconciler) report(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed, out *outcome) error {
-	before := ss.DeepCopy()
+	before := ss.Status.DeepCopy()
 	r.setStatus(ctx, ss, seen, out)
 	r.Metrics.observe(ss)
-	if equality.Semantic.DeepEqual(before.Status, ss.Status) {
+	if equality.Semantic.DeepEqual(*before, ss.Status) {
 		return nil
 	}
 	r.announce(ctx, before, ss)
-	if err := r.Client.Status().Patch(ctx, ss, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+	if err := r.saveStatus(ctx, ss, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
+	return nil
+}
+
+// saveStatus writes what differs from the status before.
+func (r *Reconciler) saveStatus(ctx context.Context, ss *v1alpha1.ShopSet, before *v1alpha1.ShopSetStatus) error {
+	patch, err := client.MergeFrom(&v1alpha1.ShopSet{Status: *before}).Data(&v1alpha1.ShopSet{Status: ss.Status})
+	if err != nil {
+		return err
+	}
+	answer := metadataOf(ss)
+	if err := r.Client.Status().Patch(ctx, answer, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return err
+	}
+	ss.ResourceVersion = answer.ResourceVersion
 	return nil
 }
 
@@ -215,8 +230,8 @@ func summarize(components []v1alpha1.ComponentStatus) (ready int, unwell string)
 }
 
 // announce makes an event when the cell becomes ready, or not ready for a new reason.
-func (r *Reconciler) announce(ctx context.Context, before, after *v1alpha1.ShopSet) {
-	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
+func (r *Reconciler) announce(ctx context.Context, before *v1alpha1.ShopSetStatus, after *v1alpha1.ShopSet) {
+	was := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionReady)
 	is := meta.FindStatusCondition(after.Status.Conditions, v1alpha1.ConditionReady)
 	switch {
 	case was == nil || is == nil:
