@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/shopset/shopset/internal/operator"
 )
@@ -76,6 +78,7 @@ func (t *Target) Connect() error {
 		return fmt.Errorf("credentials of the cluster: %w", err)
 	}
 	config.QPS = -1
+	ctrllog.SetLogger(logr.Discard()) // Errors say all there is to say; a client has nothing to log.
 	scheme, err := operator.Scheme()
 	if err != nil {
 		return err

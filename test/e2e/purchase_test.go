@@ -118,6 +118,35 @@ func TestChangeUnderTraffic(t *testing.T) {
 	}
 }
 
+// TestPortChangeUnderTraffic moves api to another port while people buy: those who still know the earlier
+// one get there until they know the new one.
+func TestPortChangeUnderTraffic(t *testing.T) {
+	ss := started(t)
+	before := orders(t)
+	stop := startLoad(t, ss, buyerOptions(t, ss))
+	change(t, ss, func(s *v1alpha1.ShopSet) {
+		api := &s.Spec.Components[3]
+		api.Ports[0].Port = 8181
+		api.Env = append(api.Env, corev1.EnvVar{Name: "LISTEN", Value: ":8181"})
+	})
+	waitReady(t, ss)
+	report := stop()
+	if err := report.Err(); err != nil {
+		t.Error(err)
+	}
+	checkOrders(t, report, before)
+	service := &corev1.Service{}
+	eventually(t, func() error {
+		if err := target.Client.Get(t.Context(), client.ObjectKey{Namespace: ss.Namespace, Name: "a-api"}, service); err != nil {
+			return err
+		}
+		if len(service.Spec.Ports) != 1 || service.Spec.Ports[0].Port != 8181 {
+			return fmt.Errorf("the Service still has %v", service.Spec.Ports)
+		}
+		return nil
+	})
+}
+
 func hasValue(pod corev1.Pod, container, name, value string) bool {
 	for _, c := range pod.Spec.Containers {
 		for _, env := range c.Env {
