@@ -52,7 +52,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="self.components.filter(c, has(c.edge) && c.edge).size() == 1",message="exactly one component must have edge: true, the one that receives traffic from outside",fieldPath=".components"
 // +kubebuilder:validation:XValidation:rule="self.components.all(c, !has(c.uses) || c.uses.all(u, self.components.exists(d, d.name == u)))",message="uses names a component that does not exist; add it or take the name out of uses",fieldPath=".components"
-// +kubebuilder:validation:XValidation:rule="self.components.all(c, !has(c.uses) || c.uses.all(u, self.components.all(d, d.name != u || (has(d.ports) && d.ports.size() > 0))))",message="a component that others name in uses needs at least one port",fieldPath=".components"
+// +kubebuilder:validation:XValidation:rule="self.components.all(c, (has(c.ports) && c.ports.size() > 0) || self.components.all(d, !has(d.uses) || !(c.name in d.uses)))",message="a component that others name in uses needs at least one port",fieldPath=".components"
 type ShopSetSpec struct {
 	// Environment is the name of the environment (production, staging). Every component gets it as
 	// the variable ENVIRONMENT.

@@ -190,7 +190,9 @@ func warmUp(ctx context.Context, b *bench, cp *controlPlane) error {
 type measurement struct {
 	wall time.Duration
 	// cpu of the API server, etcd and the contender together.
-	cpu      time.Duration
+	cpu time.Duration
+	// own is what the contender alone used.
+	own      time.Duration
 	children int
 	requests requests
 }
@@ -198,7 +200,7 @@ type measurement struct {
 func (m measurement) rate() float64 { return float64(m.children) / m.wall.Seconds() }
 
 func (m measurement) String() string {
-	return fmt.Sprintf("%d children in %.2f s (%.0f/s), %.1f s of CPU in all, %d requests", m.children, m.wall.Seconds(), m.rate(), m.cpu.Seconds(), m.requests.all())
+	return fmt.Sprintf("%d children in %.2f s (%.0f/s), %.1f s of CPU in all, %.1f s of them its own, %d requests", m.children, m.wall.Seconds(), m.rate(), m.cpu.Seconds(), m.own.Seconds(), m.requests.all())
 }
 
 // runBare measures the bare client on a control plane of its own.
@@ -248,11 +250,10 @@ func (m *measurement) finish(ctx context.Context, cp *controlPlane, n int, serve
 	if err != nil {
 		return err
 	}
-	own, err := contenderCPU()
-	if err != nil {
+	if m.own, err = contenderCPU(); err != nil {
 		return err
 	}
-	m.cpu = server - serverBefore + own
+	m.cpu = server - serverBefore + m.own
 	if m.children, err = count(ctx, cp, n); err != nil {
 		return err
 	}
