@@ -203,7 +203,7 @@ func next(t *devcluster.Target) string {
 	}
 	text += "  kubectl get shopset -A                 # one line tells how a cell is, and what is wrong\n" +
 		"  kubectl -n shops get pods\n" +
-		"  kubectl -n shops set env deployment/a-api X=1   # drift: the operator mends it\n" +
+		"  kubectl -n shops scale deployment/a-api --replicas=0   # drift: the operator mends it\n" +
 		"  make buy                               # buy again\n"
 	if t.Local {
 		text += "  curl --cacert " + t.CAFile() + " --resolve shop-01.shops.example:8443:127.0.0.1 https://shop-01.shops.example:8443/\n" +

@@ -187,7 +187,7 @@ func (b *builder) intact(name string) bool {
 
 // write assembles an image and writes its tar.
 func (b *builder) write(imageName string, r Runtime, layers []*layer) (Built, error) {
-	image := v1.Image(empty.Image)
+	image := empty.Image
 	for i, l := range layers {
 		var err error
 		image, err = mutate.Append(image, mutate.Addendum{Layer: l, History: v1.History{

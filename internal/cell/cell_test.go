@@ -152,7 +152,9 @@ func TestProblems(t *testing.T) {
 		{"variable of a Secret", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[2].Config = []v1alpha1.ConfigFile{{Path: "/c", Template: "{{ .COOKIE_KEYS }}"}}
 		}, "spec.components[cart].config: /c line 1: variable COOKIE_KEYS is not set: its value comes from a Secret or a field of the Pod and is not known before the Pod starts; let the program read it from its environment"},
-		{"overlay of the wrong type", func(s *v1alpha1.ShopSet) { s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"containers":"x"}}`) },
+		{"overlay of the wrong type", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"containers":"x"}}`)
+		},
 			"spec.components[api].podTemplate: is not a Pod template: json: cannot unmarshal string into Go struct field"},
 		{"overlay with an unknown field", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[3].PodTemplate.Raw = []byte(`{"spec":{"priorityClas":"x"}}`)
@@ -165,7 +167,7 @@ func TestProblems(t *testing.T) {
 				s.Spec.Components[0].Config = append(s.Spec.Components[0].Config, v1alpha1.ConfigFile{
 					Path: fmt.Sprint("/c", i), Template: strings.Repeat("x", 400<<10)})
 			}
-		}, "spec.components[proxy].config: the rendered files have 1200 KiB together; a ConfigMap holds 1024"},
+		}, "spec.components[proxy].config: the rendered files up to /c2 have 1200 KiB together; a ConfigMap holds 1024"},
 		{"all at once", func(s *v1alpha1.ShopSet) {
 			s.Spec.Values["SHOPSET"] = "x"
 			s.Spec.Components[0].Ports[1].Port = 8443
@@ -280,6 +282,28 @@ func TestWiden(t *testing.T) {
 	}
 	if len(component(after, "shop").NetworkPolicy.Spec.Ingress[0].From) != 1 {
 		t.Error("an unchanged user is let in twice")
+	}
+}
+
+// TestWidenPorts: shop still calls api at its earlier port when the Pods of api have another.
+func TestWidenPorts(t *testing.T) {
+	ss := load(t, "sample")
+	before := ss.DeepCopy()
+	ss.Spec.Components[3].Ports[0].Port = 8081
+	after := build(t, ss)
+	after.Widen(ss, &before.Spec)
+	after.Widen(ss, &before.Spec) // Several earlier revisions may say the same.
+	api := component(after, "api")
+	var got []string
+	for _, port := range api.Service.Spec.Ports {
+		got = append(got, fmt.Sprintf("%s %d→%s", port.Name, port.Port, port.TargetPort.String()))
+	}
+	if want := "[http 8081→http http-8080 8080→http]"; fmt.Sprint(got) != want {
+		t.Errorf("the Service has %v, want %s", got, want)
+	}
+	rule := api.NetworkPolicy.Spec.Ingress[0]
+	if len(rule.Ports) != 2 || len(rule.From) != 2 {
+		t.Errorf("the policy lets %d users in at %d ports, want 2 at 2: %v", len(rule.From), len(rule.Ports), rule)
 	}
 }
 

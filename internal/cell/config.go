@@ -38,10 +38,10 @@ func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []cor
 			continue
 		}
 		data[configKey(i, file.Path)] = content
-		size += len(content)
-	}
-	if size > maxConfigMapBytes {
-		problems.add(componentField(component.Name, "config"), "the rendered files have %d KiB together; a ConfigMap holds 1024", size>>10)
+		if size += len(content); size > maxConfigMapBytes {
+			problems.add(componentField(component.Name, "config"), "the rendered files up to %s have %d KiB together; a ConfigMap holds 1024", file.Path, size>>10)
+			break
+		}
 	}
 	immutable := true
 	return &corev1.ConfigMap{

@@ -80,10 +80,12 @@ func templateEnvironment(ss *v1alpha1.ShopSet, env []corev1.EnvVar) (known map[s
 	return known, later
 }
 
-func find(ss *v1alpha1.ShopSet, name string) *v1alpha1.Component {
-	for i := range ss.Spec.Components {
-		if ss.Spec.Components[i].Name == name {
-			return &ss.Spec.Components[i]
+func find(ss *v1alpha1.ShopSet, name string) *v1alpha1.Component { return findIn(&ss.Spec, name) }
+
+func findIn(spec *v1alpha1.ShopSetSpec, name string) *v1alpha1.Component {
+	for i := range spec.Components {
+		if spec.Components[i].Name == name {
+			return &spec.Components[i]
 		}
 	}
 	return nil

@@ -1,10 +1,12 @@
 package cell
 
 import (
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -103,30 +105,67 @@ func peer(shopSet, component string) networkingv1.NetworkPolicyPeer {
 	}
 }
 
-// Widen lets those in that used a component at the revision before, as long as Pods of that revision
-// may run: the door closes behind the last one, not in front of it.
+// Widen keeps the ways of an earlier revision open as long as Pods of it may run: who used a component
+// still gets in, and at the ports where it was. The door closes behind the last one, not in front of it.
 func (c *Cell) Widen(ss *v1alpha1.ShopSet, before *v1alpha1.ShopSetSpec) {
 	for i := range c.Components {
 		component := &c.Components[i]
-		spec := find(ss, component.Name)
-		if spec.Edge || len(spec.Ports) == 0 {
+		now, then := find(ss, component.Name), findIn(before, component.Name)
+		if then == nil || len(now.Ports) == 0 {
 			continue
 		}
-		now := usersOf(&ss.Spec, component.Name)
-		rules := component.NetworkPolicy.Spec.Ingress
-		for _, user := range usersOf(before, component.Name) {
-			if slices.Contains(now, user) {
-				continue
-			}
-			if len(now) == 0 {
-				rules = append([]networkingv1.NetworkPolicyIngressRule{{Ports: networkPorts(spec.Ports)}}, rules...)
-			}
-			now = append(now, user)
-			rules[0].From = append(rules[0].From, peer(ss.Name, user))
-		}
-		component.NetworkPolicy.Spec.Ingress = rules
+		component.keepUsers(ss, now, usersOf(before, component.Name))
+		component.keepPorts(now, then)
+		Seal(component.Service)
 		Seal(component.NetworkPolicy)
 	}
+}
+
+// keepPorts leads the numbers of earlier ports to the ports of the same name now. A Pod of either
+// revision knows the name, each by its own number.
+func (c *Component) keepPorts(now, then *v1alpha1.Component) {
+	for _, port := range then.Ports {
+		if slices.ContainsFunc(c.Service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port.Port }) {
+			continue
+		}
+		target := intstr.FromInt32(port.Port)
+		if slices.ContainsFunc(now.Ports, func(p v1alpha1.Port) bool { return p.Name == port.Name }) {
+			target = intstr.FromString(port.Name)
+		}
+		c.Service.Spec.Ports = append(c.Service.Spec.Ports, corev1.ServicePort{
+			Name: fmt.Sprintf("%s-%d", port.Name, port.Port), Port: port.Port, Protocol: corev1.ProtocolTCP, TargetPort: target,
+		})
+		for i := range c.NetworkPolicy.Spec.Ingress {
+			rule := &c.NetworkPolicy.Spec.Ingress[i]
+			if !isAdminRule(rule) {
+				rule.Ports = append(rule.Ports, networkPort(intstr.FromInt32(port.Port)))
+			}
+		}
+	}
+}
+
+func (c *Component) keepUsers(ss *v1alpha1.ShopSet, now *v1alpha1.Component, users []string) {
+	rules := c.NetworkPolicy.Spec.Ingress
+	if now.Edge {
+		return // Open to everybody.
+	}
+	for _, user := range users {
+		if len(rules) == 0 || isAdminRule(&rules[0]) {
+			rules = append([]networkingv1.NetworkPolicyIngressRule{{Ports: networkPorts(now.Ports)}}, rules...)
+		}
+		candidate := peer(ss.Name, user)
+		if !slices.ContainsFunc(rules[0].From, func(p networkingv1.NetworkPolicyPeer) bool {
+			return equality.Semantic.DeepEqual(p, candidate)
+		}) {
+			rules[0].From = append(rules[0].From, candidate)
+		}
+	}
+	c.NetworkPolicy.Spec.Ingress = rules
+}
+
+// isAdminRule tells the rule for the health ports from the one for traffic.
+func isAdminRule(rule *networkingv1.NetworkPolicyIngressRule) bool {
+	return len(rule.From) == 1 && rule.From[0].NamespaceSelector != nil
 }
 
 func networkPorts(ports []v1alpha1.Port) []networkingv1.NetworkPolicyPort {

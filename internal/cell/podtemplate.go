@@ -120,8 +120,10 @@ func probes(container *corev1.Container, component *v1alpha1.Component) {
 		if len(component.Ports) == 0 {
 			return
 		}
-		health = &v1alpha1.Health{Port: intstr.FromString(component.Ports[0].Name)}
+		health = &v1alpha1.Health{Port: intstr.FromInt32(component.Ports[0].Port)}
 	}
+	// By number: a name would have to be declared in the container, and "admin" may not be.
+	port := intstr.FromInt32(PortNumber(component, health.Port))
 	readyPath := health.ReadyPath
 	if readyPath == "" {
 		readyPath = health.Path
@@ -130,10 +132,10 @@ func probes(container *corev1.Container, component *v1alpha1.Component) {
 	if startup == 0 {
 		startup = 300
 	}
-	container.StartupProbe = probe(health.Path, health.Port, 1, 1, startup)
-	container.ReadinessProbe = probe(readyPath, health.Port, 2, 2, 3)
+	container.StartupProbe = probe(health.Path, port, 1, 1, startup)
+	container.ReadinessProbe = probe(readyPath, port, 2, 2, 3)
 	if component.Health != nil {
-		container.LivenessProbe = probe(health.Path, health.Port, 10, 5, 6)
+		container.LivenessProbe = probe(health.Path, port, 10, 5, 6)
 	}
 }
 

@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/shopset/shopset/internal/operator"
 )
@@ -38,17 +40,21 @@ func Find() (*Target, error) {
 	if t.State == "" {
 		t.State = filepath.Join(root, ".state")
 	}
-	t.Local = os.Getenv("KUBECONFIG") == "" && os.Getenv("CONTEXT") == ""
+	// People export the local cluster's own kubeconfig as `make up` suggests; that is still the local one.
+	kubeconfig := os.Getenv("KUBECONFIG")
+	t.Local = os.Getenv("CONTEXT") == "" && (kubeconfig == "" || kubeconfig == t.localKubeconfig())
 	return t, nil
 }
 
 // Kubeconfig is the path for people to export; empty for the default of a cluster of their own.
 func (t *Target) Kubeconfig() string {
 	if t.Local {
-		return filepath.Join(t.State, "kubeconfig")
+		return t.localKubeconfig()
 	}
 	return os.Getenv("KUBECONFIG")
 }
+
+func (t *Target) localKubeconfig() string { return filepath.Join(t.State, "kubeconfig") }
 
 // Tool is the path of a program of the repository that `make` built.
 func (t *Target) Tool(name string) string { return filepath.Join(t.State, "tools", name) }
@@ -64,10 +70,15 @@ func (t *Target) Connect() error {
 	}
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules,
 		&clientcmd.ConfigOverrides{CurrentContext: os.Getenv("CONTEXT")}).ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		return fmt.Errorf("KUBECONFIG=%q and CONTEXT=%q lead to no cluster; mend them, or unset both to use the local cluster",
+			os.Getenv("KUBECONFIG"), os.Getenv("CONTEXT"))
+	}
 	if err != nil {
 		return fmt.Errorf("credentials of the cluster: %w", err)
 	}
 	config.QPS = -1
+	ctrllog.SetLogger(logr.Discard()) // Errors say all there is to say; a client has nothing to log.
 	scheme, err := operator.Scheme()
 	if err != nil {
 		return err

@@ -20,8 +20,8 @@ import (
 )
 
 // ensure applies an object if the live one does not say what it should; live is nil when the cache
-// has none. It says whether it wrote.
-func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object cell.Object, live client.Object) (bool, error) {
+// has none. lagging says that it was applied a moment ago and the cache may not show it yet; look again.
+func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object cell.Object, live client.Object) (lagging bool, err error) {
 	key := keyOf(object)
 	hash := object.GetAnnotations()[cell.AnnotationApplied]
 	version := ""
@@ -33,10 +33,9 @@ func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 		version = live.GetResourceVersion()
 	}
 	if r.memory.applied(ss.UID, key, hash, version, r.now()) {
-		return false, nil
+		return true, nil
 	}
 	var after string
-	var err error
 	if live == nil {
 		after, err = r.create(ctx, ss, object)
 	} else {
@@ -50,7 +49,7 @@ func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 	if live != nil && live.GetAnnotations()[cell.AnnotationApplied] == hash && version != after {
 		r.event(ctx, ss, corev1.EventTypeNormal, "DriftCorrected", "Apply", "%s was changed by somebody else and is as the spec says again", key)
 	}
-	return true, nil
+	return false, nil
 }
 
 // noVersion is a resource version that no object has: the API server refuses it for an object that
@@ -68,7 +67,13 @@ func (r *Reconciler) create(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 	}
 	existing := &metav1.PartialObjectMetadata{}
 	existing.SetGroupVersionKind(object.GetObjectKind().GroupVersionKind())
-	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(object), existing); err != nil {
+	err = r.Live.Get(ctx, client.ObjectKeyFromObject(object), existing)
+	if apierrors.IsNotFound(err) {
+		// It went meanwhile. A server that does not take the version for a new object gets here, too.
+		object.SetResourceVersion("")
+		return r.apply(ctx, object)
+	}
+	if err != nil {
 		return "", fmt.Errorf("look at what is there already: %w", err)
 	}
 	if !metav1.IsControlledBy(existing, ss) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -116,15 +115,4 @@ func (o *observed) add(ss *v1alpha1.ShopSet, object client.Object) error {
 	}
 	o.objects[keyOf(object)] = object
 	return nil
-}
-
-// revisionBefore is the newest recorded revision besides the given one.
-func (o *observed) revisionBefore(revision string) *cell.Revision {
-	at := slices.IndexFunc(o.revisions, func(r cell.Revision) bool {
-		return r.Spec != nil && !hasRevision(r.Name, revision)
-	})
-	if at < 0 {
-		return nil
-	}
-	return &o.revisions[at]
 }

@@ -106,8 +106,8 @@ type outcome struct {
 	idle    idleness
 	// ask says that events should be looked at again soon.
 	ask bool
-	// wrote says that something was applied: the cache does not show it yet.
-	wrote bool
+	// lagging says that the cache does not show yet what was applied.
+	lagging bool
 }
 
 func (r *Reconciler) reconcile(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed) (ctrl.Result, error) {
@@ -141,8 +141,12 @@ func (r *Reconciler) bringAbout(ctx context.Context, ss *v1alpha1.ShopSet, seen 
 	out.waits = cell.Plan(desired, seen.deployments)
 	skip := r.hold(ss, seen, out)
 	settled := len(out.waits) == 0 && seen.settled(desired)
-	if before := seen.revisionBefore(desired.Revision); before != nil && !settled {
-		desired.Widen(ss, before.Spec)
+	if !settled {
+		for _, revision := range seen.revisions {
+			if revision.Spec != nil && !hasRevision(revision.Name, desired.Revision) {
+				desired.Widen(ss, revision.Spec)
+			}
+		}
 	}
 	for i := range desired.Components {
 		component := &desired.Components[i]
@@ -153,8 +157,8 @@ func (r *Reconciler) bringAbout(ctx context.Context, ss *v1alpha1.ShopSet, seen 
 		if skip[keyOf(object)] {
 			continue
 		}
-		wrote, err := r.ensure(ctx, ss, object, seen.objects[keyOf(object)])
-		out.wrote = out.wrote || wrote
+		lagging, err := r.ensure(ctx, ss, object, seen.objects[keyOf(object)])
+		out.lagging = out.lagging || lagging
 		if reason := refusal(err); reason != "" {
 			out.refused[object.GetLabels()[cell.LabelComponent]] = reason
 		} else if err != nil {
@@ -176,7 +180,9 @@ func (r *Reconciler) hold(ss *v1alpha1.ShopSet, seen *observed, out *outcome) (s
 	skip = map[objectKey]bool{}
 	var history []*v1alpha1.ShopSetSpec
 	for _, revision := range seen.revisions {
-		history = append(history, revision.Spec)
+		if revision.Spec != nil {
+			history = append(history, revision.Spec)
+		}
 	}
 	for name := range out.waits {
 		live := seen.deployments[name]
@@ -194,6 +200,8 @@ func (o *outcome) retry(ss *v1alpha1.ShopSet) time.Duration {
 		return drainRetry
 	case o.ask:
 		return askRetry
+	case o.lagging:
+		return cacheLag
 	case len(o.refused) > 0:
 		return refusedRetry
 	default:

@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -112,6 +113,30 @@ func TestMendsDrift(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestTellsEvents: what the operator did and found is in `kubectl describe`.
+func TestTellsEvents(t *testing.T) {
+	ss, _ := started(t)
+	change(t, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ss.Namespace, Name: "a-api"}},
+		func(d *appsv1.Deployment) { *d.Spec.Replicas = 9 })
+	for _, want := range []struct{ reason, note string }{
+		{"Ready", "all components serve"},
+		{"DriftCorrected", "Deployment a-api was changed by somebody else and is as the spec says again"},
+	} {
+		eventually(t, func() error {
+			list := &eventsv1.EventList{}
+			if err := cluster.admin.List(t.Context(), list, client.InNamespace(ss.Namespace)); err != nil {
+				return err
+			}
+			for _, event := range list.Items {
+				if event.Reason == want.reason && event.Note == want.note && event.Regarding.Name == ss.Name {
+					return nil
+				}
+			}
+			return fmt.Errorf("no event %s among %d", want.reason, len(list.Items))
+		})
+	}
 }
 
 // TestForeignAdditionsStay: what others add besides (an annotation of a tool, a label) is theirs.
@@ -387,7 +412,10 @@ func TestSiblingOfTheSameName(t *testing.T) {
 	create(t, clash)
 	rollOutAll(t, clash)
 	// a-shop + "x" and a + "shop-x" both make a-shop-x.
-	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[2].Name = "shop-x"; s.Spec.Components[1].Uses = []string{"shop-x"} })
+	change(t, ss, func(s *v1alpha1.ShopSet) {
+		s.Spec.Components[2].Name = "shop-x"
+		s.Spec.Components[1].Uses = []string{"shop-x"}
+	})
 	waitCondition(t, ss, v1alpha1.ConditionStalled, metav1.ConditionTrue, "a-shop-x exists already and belongs to ShopSet a-shop")
 }
 

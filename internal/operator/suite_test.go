@@ -111,10 +111,14 @@ func applyFile(path string) error {
 // startOperator runs the operator, as main does, in one namespace until the test ends.
 func startOperator(t *testing.T, namespace string, connections operator.ConnectionCounter) {
 	t.Helper()
+	startOperatorWith(t, operator.Options{Namespace: namespace, Connections: connections})
+}
+
+func startOperatorWith(t *testing.T, options operator.Options) {
+	t.Helper()
+	options.Concurrency, options.SkipNameValidation = 4, true
 	ctx, cancel := context.WithCancel(t.Context())
-	manager, err := operator.NewManager(ctx, cluster.operatorConfig, operator.Options{
-		Concurrency: 4, Namespace: namespace, Connections: connections, SkipNameValidation: true,
-	})
+	manager, err := operator.NewManager(ctx, cluster.operatorConfig, options)
 	if err != nil {
 		cancel()
 		t.Fatal(err)

@@ -21,7 +21,7 @@ type connections struct {
 // request under way (a WebSocket has one for as long as it lives).
 func (c *connections) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(struct {
+	_ = json.NewEncoder(w).Encode(struct {
 		Open   int64 `json:"open"`
 		Active int64 `json:"active"`
 	}{c.open.Load(), c.active.Load()})

@@ -102,12 +102,13 @@ func TestUpstreamFaults(t *testing.T) {
 				}
 				response, err := client(t, h2).Do(newRequest(t, test.method, e.https+"/", body))
 				var page []byte
-				if err == nil {
+				switch {
+				case err == nil:
 					defer response.Body.Close()
 					page, err = io.ReadAll(response.Body)
-				} else if test.cut {
+				case test.cut:
 					response = &http.Response{StatusCode: test.status} // cut before the first byte got out
-				} else {
+				default:
 					t.Fatal(err)
 				}
 				if response.StatusCode != test.status || (err != nil) != test.cut {

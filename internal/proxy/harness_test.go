@@ -32,15 +32,14 @@ const testPatience = 20 * time.Second
 // edge is a real proxy on real ports.
 type edge struct {
 	*Proxy
-	t         *testing.T
-	admin     *admin.Server
-	https     string
-	http      string
-	certFile  string
-	keyFile   string
-	log       *lockedBuffer
-	served    chan error
-	stopWatch func()
+	t        *testing.T
+	admin    *admin.Server
+	https    string
+	http     string
+	certFile string
+	keyFile  string
+	log      *lockedBuffer
+	served   chan error
 }
 
 type lockedBuffer struct {

@@ -157,15 +157,15 @@ func errorPage(e *exchange, status int) {
 	}
 	e.WriteHeader(status)
 	if e.request.Method != http.MethodHead {
-		io.WriteString(e, page)
+		_, _ = io.WriteString(e, page) // who is gone needs no page
 	}
-	e.FlushError() // before a slow client is waited for
+	_ = e.FlushError() // before a slow client is waited for
 }
 
 // finish runs after every exchange, also when the answer was cut in the middle.
 func (p *pipeline) finish(e *exchange) {
 	broken := recover()
-	if broken != nil && broken != http.ErrAbortHandler {
+	if err, _ := broken.(error); broken != nil && !errors.Is(err, http.ErrAbortHandler) {
 		slog.Error("panic while serving a request", "panic", broken, "stack", string(debug.Stack()))
 	}
 	if e.body != nil {

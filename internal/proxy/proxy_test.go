@@ -175,6 +175,7 @@ func TestWebSocketPassesAndCounts(t *testing.T) {
 	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatal(response, err)
 	}
+	defer response.Body.Close()
 	for _, text := range []string{"one", "two"} {
 		io.WriteString(conn, text)
 		got := make([]byte, 3)

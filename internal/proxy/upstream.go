@@ -54,7 +54,7 @@ type upstreamConn struct {
 }
 
 func (c upstreamConn) Write(p []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(c.stall))
+	_ = c.SetWriteDeadline(time.Now().Add(c.stall))
 	return c.Conn.Write(p)
 }
 

@@ -22,7 +22,7 @@ import (
 const MaxBytes = 512 << 10
 
 // MaxSteps bounds the steps that all range loops of one rendering take together.
-const MaxSteps = 1_000_000
+const MaxSteps = 100_000
 
 // ErrTooLong says that a template takes more than MaxSteps steps.
 var ErrTooLong = fmt.Errorf("the template's loops take more than %d steps", MaxSteps)

@@ -19,7 +19,7 @@ func TestText(t *testing.T) {
 		{name: "recursion", template: `{{ define "x" }}{{ .SHOP_URL }}{{ template "x" . }}{{ end }}{{ template "x" . }}`,
 			err: "/etc/c: the rendered file is larger than 512 KiB"},
 		{name: "endless loop", template: "{{ if .SHOP_URL }}{{ range 99999999999 }}{{ end }}{{ end }}",
-			err: "/etc/c: the template's loops take more than 1000000 steps"},
+			err: "/etc/c: the template's loops take more than 100000 steps"},
 		{name: "loop", template: "{{ range 3 }}{{ . }}{{ end }}", want: "012"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

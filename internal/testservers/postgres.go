@@ -93,7 +93,7 @@ func startPostgres() (*Server, error) {
 	}
 	s := &Server{name: "PostgreSQL", dir: dir, watch: unwatch, kill: syscall.SIGQUIT}
 	clone := filepath.Join(dir, "data")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", data, clone).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(context.Background(), "cp", "-a", "--reflink=auto", data, clone).CombinedOutput(); err != nil {
 		s.close()
 		return nil, fmt.Errorf("copy of the initialised folder: %w: %s", err, out)
 	}
@@ -102,7 +102,7 @@ func startPostgres() (*Server, error) {
 		return nil, err
 	}
 	s.command = func() *exec.Cmd {
-		cmd := exec.Command(program, "-D", clone, "-p", strconv.Itoa(s.port),
+		cmd := exec.CommandContext(context.Background(), program, "-D", clone, "-p", strconv.Itoa(s.port),
 			"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
 			"-c", "full_page_writes=off", "-c", "max_connections=200",
 			"-c", "autovacuum=off", "-c", "shared_buffers=32MB", "-c", "dynamic_shared_memory_type=mmap")
@@ -131,15 +131,13 @@ var (
 	initOnce sync.Once
 	initDir  string
 	initErr  error
-	// initWatch holds the watcher's pipe; the folder lives as long as the test binary.
-	initWatch func()
 )
 
-// initialised runs initdb once for this test binary and returns the folder to clone.
+// initialised runs initdb once for this test binary and returns the folder to clone, which lives as
+// long as the binary.
 func initialised(initdb string, credential *syscall.Credential) (string, error) {
 	initOnce.Do(func() {
-		dir, unwatch, err := newDir("shopset-initdb-")
-		initWatch = unwatch
+		dir, _, err := newDir("shopset-initdb-")
 		if err != nil {
 			initErr = err
 			return
@@ -148,7 +146,7 @@ func initialised(initdb string, credential *syscall.Credential) (string, error) 
 			return
 		}
 		initDir = filepath.Join(dir, "data")
-		cmd := exec.Command(initdb, "-D", initDir, "-U", "postgres", "-A", "trust", "--no-sync",
+		cmd := exec.CommandContext(context.Background(), initdb, "-D", initDir, "-U", "postgres", "-A", "trust", "--no-sync",
 			"--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions")
 		cmd.Dir = dir
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}

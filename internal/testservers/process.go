@@ -118,7 +118,8 @@ func freePort() (int, error) {
 	for range 50 {
 		port := 15000 + rand.IntN(15000)
 		var listener net.Listener
-		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		var config net.ListenConfig
+		if listener, err = config.Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			listener.Close()
 			return port, nil
 		}
@@ -144,7 +145,7 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			cmd.Wait()
+			_ = cmd.Wait() // Servers are ended by signals, which makes an error of each end.
 			close(p.ended)
 		}
 	}()
@@ -153,11 +154,11 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 
 // end sends the signal and, when that does not help, SIGKILL; it returns when the process is gone.
 func (p *process) end(signal syscall.Signal) {
-	p.cmd.Process.Signal(signal)
+	_ = p.cmd.Process.Signal(signal) // It may have ended already.
 	select {
 	case <-p.ended:
 	case <-time.After(10 * time.Second):
-		p.cmd.Process.Kill()
+		_ = p.cmd.Process.Kill()
 		<-p.ended
 	}
 }
@@ -169,7 +170,7 @@ func newDir(prefix string) (dir string, unwatch func(), err error) {
 		return "", nil, err
 	}
 	script := `cat >/dev/null; i=0; while [ -e "$1" ] && [ $i -lt 100 ]; do rm -rf -- "$1"; i=$((i+1)); [ ! -e "$1" ] || sleep 0.1; done`
-	watcher := exec.Command("sh", "-c", script, "sh", dir)
+	watcher := exec.CommandContext(context.Background(), "sh", "-c", script, "sh", dir)
 	watcher.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	pipe, err := watcher.StdinPipe()
 	if err != nil {
@@ -179,8 +180,17 @@ func newDir(prefix string) (dir string, unwatch func(), err error) {
 		os.RemoveAll(dir)
 		return "", nil, fmt.Errorf("watcher of %s: %w", dir, err)
 	}
-	return dir, func() { pipe.Close(); watcher.Wait() }, nil
+	// A pipe that nobody holds would be closed by the garbage collector.
+	watched.Store(dir, pipe)
+	return dir, func() {
+		watched.Delete(dir)
+		pipe.Close()
+		_ = watcher.Wait()
+	}, nil
 }
+
+// watched holds the pipes of all watchers by folder.
+var watched sync.Map
 
 // find returns the path of a program, installing the package when it is missing.
 func find(program, debianPackage string, patterns ...string) (string, error) {
@@ -191,7 +201,7 @@ func find(program, debianPackage string, patterns ...string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s is missing: %w", program, err)
 	}
-	if out, err := exec.Command(installer, debianPackage).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(context.Background(), installer, debianPackage).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s is missing: %s %s: %w: %s", program, installer, debianPackage, err, out)
 	}
 	if path := lookup(program, patterns); path != "" {

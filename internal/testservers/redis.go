@@ -34,7 +34,7 @@ func NewRedis(t testing.TB) *Server {
 	s := &Server{name: "Redis", dir: dir, watch: unwatch, kill: syscall.SIGKILL}
 	s.command = func() *exec.Cmd {
 		// The append-only file is written before each answer, so that a kill loses nothing.
-		cmd := exec.Command(program, "--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", dir,
+		cmd := exec.CommandContext(context.Background(), program, "--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", dir,
 			"--save", "", "--appendonly", "yes", "--appendfsync", "no", "--daemonize", "no")
 		cmd.Dir = dir
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -57,7 +57,9 @@ func ping(ctx context.Context, address string) error {
 		return err
 	}
 	defer connection.Close()
-	connection.SetDeadline(time.Now().Add(time.Second))
+	if err := connection.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
 	fmt.Fprint(connection, "PING\r\n")
 	answer, err := bufio.NewReader(connection).ReadString('\n')
 	if err != nil {

@@ -174,8 +174,11 @@ func (b *browser) once(ctx context.Context, step, method, path string, form url.
 		return nil, failure
 	}
 	root, err := html.Parse(bytes.NewReader(content))
-	if err != nil || len(content) > maxPage {
-		failure.Err = fmt.Errorf("the page cannot be read (%d bytes): %v", len(content), err)
+	if err == nil && len(content) > maxPage {
+		err = fmt.Errorf("the page is larger than %d bytes", maxPage)
+	}
+	if err != nil {
+		failure.Err = err
 		return nil, failure
 	}
 	return &page{url: response.Request.URL, text: string(content), root: root}, nil

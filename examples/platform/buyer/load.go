@@ -49,10 +49,11 @@ type ShopReport struct {
 	failingSince time.Time
 }
 
-// Load buys continuously until the context ends. A purchase that the end interrupts counts neither
-// as bought nor as failed; its order may exist.
+// Load buys continuously until the context ends. Purchases that are under way then are finished, so
+// that the orders of the report are all there are.
 func Load(ctx context.Context, o LoadOptions) Report {
 	began := time.Now()
+	finishing := context.WithoutCancel(ctx)
 	report := Report{Shops: map[string]*ShopReport{}}
 	for _, shop := range o.Shops {
 		report.Shops[shop] = &ShopReport{}
@@ -64,10 +65,7 @@ func Load(ctx context.Context, o LoadOptions) Report {
 			for n := rand.IntN(max(len(o.Shops), 1)); ctx.Err() == nil && len(o.Shops) > 0; n++ {
 				options := o.Options
 				options.Shop = o.Shops[n%len(o.Shops)]
-				receipt, err := Buy(ctx, options)
-				if ctx.Err() != nil && err != nil {
-					return
-				}
+				receipt, err := Buy(finishing, options)
 				if o.OnPurchase != nil {
 					o.OnPurchase(receipt, err)
 				}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -41,6 +42,7 @@ func TestCluster(t *testing.T) {
 
 	part(t, c, "down when nothing is up", testNothingUp)
 	part(t, c, "up, and up again", testUpTwice)
+	part(t, c, "who is not known", testAnonymous)
 	part(t, c, "load", func(t *testing.T, c *cluster) { testLoad(t, c, archive) })
 	part(t, c, "Pods", testPods)
 	part(t, c, "a second cluster", testSecondCluster)
@@ -95,6 +97,28 @@ func testUpTwice(t *testing.T, c *cluster) {
 	if err == nil {
 		response.Body.Close()
 		t.Error("a node port without a Service answers")
+	}
+}
+
+// testAnonymous asks without credentials: only whether the server lives is anybody's business.
+func testAnonymous(t *testing.T, c *cluster) {
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	plan, port := c.record().Spec.Plan, c.record().Spec.API.Host
+	for url, want := range map[string]int{
+		fmt.Sprintf("https://127.0.0.1:%d/readyz", port):  http.StatusOK,
+		fmt.Sprintf("https://127.0.0.1:%d/api", port):     http.StatusUnauthorized,
+		fmt.Sprintf("https://%s:6443/version", plan.Node): http.StatusUnauthorized,
+		fmt.Sprintf("https://%s:10250/pods", plan.Node):   http.StatusUnauthorized,
+	} {
+		response, err := client.Get(url)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("%s: %s, want %d", url, response.Status, want)
+		}
 	}
 }
 
@@ -191,10 +215,11 @@ func testRecordDeleted(t *testing.T, c *cluster) {
 	if err := os.Remove(c.layout.Record()); err != nil {
 		t.Fatal(err)
 	}
+	c.up() // while the old one may still be ending
 	if !old.Keeper.WaitGone(15*time.Second) || !old.Node.WaitGone(time.Second) {
 		t.Error("a cluster without a record goes on")
 	}
-	c.up()
+	c.must("status")
 }
 
 func testDown(t *testing.T, c *cluster, before inventory, archive string) {

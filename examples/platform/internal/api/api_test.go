@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -107,7 +108,9 @@ func TestNoPieceIsSoldTwice(t *testing.T) {
 	for buyer := range 100 {
 		wait.Go(func() {
 			_, err := replicas[buyer%2].client.PlaceOrder(t.Context(), fmt.Sprint("buyer-", buyer), order(1001, 1))
-			switch failure, _ := err.(*shopapi.Error); {
+			var failure *shopapi.Error
+			errors.As(err, &failure)
+			switch {
 			case err == nil:
 				sold.Add(1)
 			case failure != nil && failure.Status == 409 && failure.Problem.Code == shopapi.CodeOutOfStock && failure.Problem.Product == 1001:
@@ -282,7 +285,8 @@ func TestDatabaseDownAndBack(t *testing.T) {
 	}
 	server.Down(t)
 	_, err := i.client.PlaceOrder(t.Context(), "k2", order(1001, 1))
-	if failure, ok := err.(*shopapi.Error); !ok || failure.Status != 503 {
+	var failure *shopapi.Error
+	if !errors.As(err, &failure) || failure.Status != 503 {
 		t.Fatalf("database down: %v", err)
 	}
 	if code, body := i.readiness(); code != 503 {

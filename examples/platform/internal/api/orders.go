@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
@@ -73,7 +72,7 @@ func requestHash(request shopapi.OrderRequest) []byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n", request.Shop)
 	for _, line := range request.Lines {
-		binary.Write(h, binary.BigEndian, [2]int64{line.Product, int64(line.Quantity)})
+		fmt.Fprintf(h, "%d %d\n", line.Product, line.Quantity)
 	}
 	return h.Sum(nil)
 }

@@ -25,6 +25,8 @@ type store struct {
 	seed bool
 	// state is the reason why the store is not prepared yet; nil afterwards.
 	state atomic.Pointer[string]
+	// answered is when the database last did what it was asked, in Unix nanoseconds; 0 after a failure.
+	answered atomic.Int64
 }
 
 // openStore makes the pool; it does not connect yet.
@@ -56,10 +58,15 @@ func openStore(ctx context.Context, c Config) (*store, error) {
 	return s, nil
 }
 
-// check is the readiness check.
+// check is the readiness check. It asks the database only when no request did lately: under full load
+// the question would have to wait for a connection, and a program that is merely busy would be taken
+// out of service.
 func (s *store) check(ctx context.Context) error {
 	if waiting := s.state.Load(); waiting != nil {
 		return errors.New(*waiting)
+	}
+	if time.Since(time.Unix(0, s.answered.Load())) < time.Second {
+		return nil
 	}
 	return s.pool.Ping(ctx)
 }
@@ -143,8 +150,13 @@ func (s *store) retry(ctx context.Context, try func() error) error {
 			}
 		}
 		if err = try(); err == nil || !repeatable(err) {
-			return err
+			break
 		}
+	}
+	if unavailable(err) {
+		s.answered.Store(0)
+	} else {
+		s.answered.Store(time.Now().UnixNano())
 	}
 	return err
 }
@@ -191,6 +203,9 @@ func connectionLost(err error) bool {
 
 // unavailable reports whether err means that the database cannot answer now.
 func unavailable(err error) bool {
+	if err == nil {
+		return false
+	}
 	var refused *pgconn.ConnectError
 	if errors.As(err, &refused) {
 		return true
@@ -201,7 +216,7 @@ func unavailable(err error) bool {
 		case "08", "40", "53", "55", "57": // connection, rollback, resources, lock timeout, intervention
 			return true
 		}
-		return false
+		return answer.Code == "25006" // read-only: a replica that is not promoted yet
 	}
 	return errors.Is(err, errNotPrepared) ||
 		errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || broken(err)

@@ -213,8 +213,7 @@ func (c *Cache) write(temporary string, content []byte, name string) error {
 			return nil
 		}
 	}
-	root.Remove(temporary)
-	return err
+	return errors.Join(err, root.Remove(temporary))
 }
 
 // failed counts a failed write and logs at most one in ten seconds: a full disk fails each.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -152,6 +153,35 @@ func TestAFolderThatCannotBeWritten(t *testing.T) {
 		t.Fatal("the folder is there now and is not used")
 	}
 	metrics(t, registry, "test_cache_writable{} 1")
+}
+
+// TestAFullAndAReadOnlyDisk uses a small file system of its own, which needs the right to mount.
+func TestAFullAndAReadOnlyDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skip("cannot mount a file system:", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	c, registry := open(dir)
+	c.Put("small", "k", []byte("content"))
+	c.Put("large", "k", make([]byte, 128<<10))
+	metrics(t, registry, "test_cache_writable{} 0\ntest_cache_write_errors_total{} 1")
+	if _, ok := c.Get("page", "large", "k"); ok {
+		t.Error("found what did not fit")
+	}
+	c.Put("other", "k", []byte("content"))
+	metrics(t, registry, "test_cache_writable{} 1")
+	if left, _ := filepath.Glob(filepath.Join(dir, ".tmp-*")); len(left) > 0 {
+		t.Error("temporary files fill the disk:", left)
+	}
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	c.Put("third", "k", []byte("content"))
+	metrics(t, registry, "test_cache_writable{} 0\ntest_cache_write_errors_total{} 2")
+	if _, ok := c.Get("page", "small", "k"); !ok {
+		t.Error("a disk that is read-only can still be read")
+	}
 }
 
 func TestManyWritersOfOneFile(t *testing.T) {

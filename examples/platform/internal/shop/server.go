@@ -1,6 +1,8 @@
 package shop
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -34,7 +36,7 @@ func New(c Config, a *admin.Server) *Server {
 	mux.HandleFunc("GET /products/{product}", s.page(s.product))
 	mux.HandleFunc("GET /assets/style.css", s.style)
 	mux.HandleFunc("GET /assets/{version}/style.css", s.style)
-	mux.HandleFunc("GET /", s.page(func(*http.Request, *view) (result, error) { return notFound, nil }))
+	mux.HandleFunc("GET /", s.page(func(*http.Request, *view) (result, error) { return result{}, errNoPage }))
 	s.Handler = web.Wrap(mux, web.Options{Program: "shop", Registry: a.Registry(), Timeout: c.RequestTimeout, MaxBody: 1 << 10})
 	return s
 }
@@ -46,6 +48,9 @@ type result struct {
 	title    string
 	data     tpl.Data
 }
+
+// errNoPage says that the path leads nowhere.
+var errNoPage = errors.New("there is no such page")
 
 var notFound = result{http.StatusNotFound, "page-message", "Not found",
 	tpl.Data{"message": "This page does not exist, or not any more."}}
@@ -63,7 +68,7 @@ func (s *Server) page(gather func(*http.Request, *view) (result, error)) http.Ha
 		v := s.compiler.view(shop)
 		page, err := gather(r, v)
 		switch {
-		case shopapi.NotFound(err):
+		case errors.Is(err, errNoPage) || shopapi.NotFound(err):
 			page = notFound
 		case err != nil:
 			slog.Warn("page", "error", err, "shop", shop.ID, "path", r.URL.Path)
@@ -125,7 +130,7 @@ func (s *Server) home(r *http.Request, v *view) (result, error) {
 	after := r.URL.Query().Get("after")
 	if after != "" {
 		if _, err := shopapi.ParseProduct(after); err != nil {
-			return notFound, nil
+			return result{}, fmt.Errorf("%w: %w", errNoPage, err)
 		}
 	}
 	products, err := s.client.Products(r.Context(), v.shop.ID, after, pageSize)
@@ -147,7 +152,7 @@ func (s *Server) home(r *http.Request, v *view) (result, error) {
 func (s *Server) product(r *http.Request, v *view) (result, error) {
 	id, err := shopapi.ParseProduct(r.PathValue("product"))
 	if err != nil {
-		return notFound, nil
+		return result{}, fmt.Errorf("%w: %w", errNoPage, err)
 	}
 	product, err := s.client.Product(r.Context(), v.shop.ID, id)
 	if err != nil {

@@ -3,7 +3,6 @@ package shop_test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -295,33 +294,4 @@ API_TIMEOUT is 10s: want at most REQUEST_TIMEOUT, which is 5s`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
-}
-
-// BenchmarkHome compares the first request of a shop on a new Pod with the later ones.
-func BenchmarkHome(b *testing.B) {
-	api := newAPI(b)
-	measure := func(b *testing.B, handler http.Handler, host string) {
-		recorder := httptest.NewRecorder()
-		request := httptest.NewRequest("GET", "/", nil)
-		request.Host = host
-		handler.ServeHTTP(recorder, request)
-		if recorder.Code != 200 {
-			b.Fatal(recorder.Code, recorder.Body)
-		}
-		io.Copy(io.Discard, recorder.Body)
-	}
-	b.Run("cold", func(b *testing.B) {
-		dir := b.TempDir()
-		p := start(b, api, dir)
-		for n := 0; b.Loop(); n++ {
-			measure(b, p, fmt.Sprintf("shop-%d.shops.example", n))
-		}
-	})
-	b.Run("warm", func(b *testing.B) {
-		p := start(b, api, b.TempDir())
-		measure(b, p, host)
-		for b.Loop() {
-			measure(b, p, host)
-		}
-	})
 }

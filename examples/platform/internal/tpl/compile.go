@@ -71,7 +71,7 @@ func collapse(text string) string {
 			if b.Len() > 0 {
 				previous = b.String()[b.Len()-1]
 			}
-			if !(c == '<' && (previous == '>' || previous == 0)) {
+			if c != '<' || previous != '>' && previous != 0 {
 				b.WriteByte(' ')
 			}
 			space = false

@@ -3,6 +3,7 @@ package tpl
 import (
 	"fmt"
 	"html"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -43,8 +44,7 @@ func execute(out []byte, nodes []node, scopes []Data) ([]byte, error) {
 				return nil, fmt.Errorf("template: %s is no list", n.text)
 			}
 			for _, item := range items {
-				inner := append(scopes[:len(scopes):len(scopes)], Data{n.variable: item})
-				if out, err = execute(out, n.body, inner); err != nil {
+				if out, err = execute(out, n.body, append(slices.Clip(scopes), Data{n.variable: item})); err != nil {
 					break
 				}
 			}

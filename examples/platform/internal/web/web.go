@@ -8,6 +8,7 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -52,13 +53,14 @@ func Wrap(mux *http.ServeMux, o Options) http.Handler {
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, o.MaxBody)
 		control := http.NewResponseController(w)
-		// The answer must still get through when the handler used up its time.
-		control.SetReadDeadline(began.Add(o.Timeout))
-		control.SetWriteDeadline(began.Add(o.Timeout + 5*time.Second))
+		// The answer must still get through when the handler used up its time. A connection without
+		// deadlines exists only in tests.
+		_ = control.SetReadDeadline(began.Add(o.Timeout))
+		_ = control.SetWriteDeadline(began.Add(o.Timeout + 5*time.Second))
 		recorder := &recorder{ResponseWriter: w}
 		defer func() {
 			if problem := recover(); problem != nil {
-				if problem == http.ErrAbortHandler {
+				if err, ok := problem.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(problem)
 				}
 				slog.Error("panic", "problem", fmt.Sprint(problem), "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
@@ -139,7 +141,8 @@ func JSON(w http.ResponseWriter, code int, value any) {
 
 // Run serves a program until a signal ends it.
 func Run(a *admin.Server, listen, adminListen string, handler http.Handler) error {
-	listener, err := net.Listen("tcp", listen)
+	var config net.ListenConfig
+	listener, err := config.Listen(context.Background(), "tcp", listen)
 	if err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}

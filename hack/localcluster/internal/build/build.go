@@ -161,7 +161,7 @@ func (b *Builder) ldflags() string {
 		const pkg = " -X k8s.io/component-base/version."
 		flags += pkg + "gitVersion=" + version + pkg + "gitMajor=" + parts[0] + pkg + "gitMinor=" + parts[1]
 	}
-	return flags
+	return flags + " -X " + containerdModule + "/version.Version=" + b.version(containerdModule)
 }
 
 // version returns the version of a required module.
@@ -216,8 +216,8 @@ func (b *Builder) fresh(t Target) bool {
 			return false
 		}
 	}
-	for link := range t.Links {
-		if _, err := os.Stat(filepath.Join(b.bin, link)); err != nil {
+	for link, target := range t.Links {
+		if have, err := os.Readlink(filepath.Join(b.bin, link)); err != nil || have != target {
 			return false
 		}
 	}

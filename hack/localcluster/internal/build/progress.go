@@ -76,11 +76,15 @@ func (p *Progress) beat() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.erase()
-	text := fmt.Sprintf("building %s: %s, %d packages done", p.title, time.Since(p.since).Round(time.Second), p.packages)
-	if p.packages == 0 && p.downloads > 0 {
-		text = fmt.Sprintf("building %s: %s, %d modules downloaded", p.title, time.Since(p.since).Round(time.Second), p.downloads)
+	elapsed := time.Since(p.since).Round(time.Second)
+	switch {
+	case p.packages == 0 && p.downloads > 0:
+		fmt.Fprintf(p.out, "building %s: %s, %d modules downloaded", p.title, elapsed, p.downloads)
+	case p.packages == 0: // all comes from Go's build cache; linking a big program takes its time
+		fmt.Fprintf(p.out, "building %s: %s, linking", p.title, elapsed)
+	default:
+		fmt.Fprintf(p.out, "building %s: %s, %d packages done", p.title, elapsed, p.packages)
 	}
-	fmt.Fprint(p.out, text)
 	if p.terminal {
 		p.drawn = true
 	} else {

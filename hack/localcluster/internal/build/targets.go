@@ -14,8 +14,9 @@ type Target struct {
 }
 
 const (
-	containerd = "github.com/containerd/containerd/v2/cmd/"
-	cni        = "github.com/containernetworking/plugins/plugins/"
+	containerdModule = "github.com/containerd/containerd/v2"
+	containerd       = containerdModule + "/cmd/"
+	cni              = "github.com/containernetworking/plugins/plugins/"
 )
 
 var (

@@ -82,7 +82,7 @@ func (h Hierarchies) Missing() []string {
 
 func (h Hierarchies) has(controller string) bool {
 	if h.V2 {
-		data, _ := os.ReadFile(filepath.Join(mountPoint, "cgroup.controllers"))
+		data, _ := os.ReadFile(filepath.Join(h.Roots[0], "cgroup.controllers"))
 		return slices.Contains(strings.Fields(string(data)), controller)
 	}
 	for _, root := range h.Roots {
@@ -121,7 +121,8 @@ func (h Hierarchies) Create(name string) error {
 }
 
 func (h Hierarchies) createV2(name string) error {
-	data, err := os.ReadFile(filepath.Join(mountPoint, "cgroup.controllers"))
+	root := h.Roots[0]
+	data, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 	if err != nil {
 		return err
 	}
@@ -130,17 +131,17 @@ func (h Hierarchies) createV2(name string) error {
 		enable = append(enable, "+"+controller)
 	}
 	line := []byte(strings.Join(enable, " "))
-	control := filepath.Join(mountPoint, "cgroup.subtree_control")
+	control := filepath.Join(root, "cgroup.subtree_control")
 	err = os.WriteFile(control, line, 0)
 	if errors.Is(err, unix.EBUSY) {
-		if err = vacate(mountPoint, filepath.Join(mountPoint, "init")); err == nil {
+		if err = vacate(root, filepath.Join(root, "init")); err == nil {
 			err = os.WriteFile(control, line, 0)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("cgroup controllers cannot be handed down: %w", err)
 	}
-	dir := filepath.Join(mountPoint, name)
+	dir := filepath.Join(root, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/shopset/shopset/hack/localcluster/internal/kubeapi"
 	"github.com/shopset/shopset/hack/localcluster/internal/layout"
 	"github.com/shopset/shopset/hack/localcluster/internal/node"
+	"github.com/shopset/shopset/hack/localcluster/internal/preflight"
 	"github.com/shopset/shopset/hack/localcluster/internal/subnet"
 )
 
@@ -62,7 +63,11 @@ func (c *Cluster) healthy(ctx context.Context, record keeper.Record) error {
 	}
 	for _, status := range statuses {
 		if status.State != node.Running {
-			return fmt.Errorf("%s is %s: %s; see 'localcluster logs %s'", status.Name, status.State, status.LastExit, status.Name)
+			why := ""
+			if status.LastExit != "" {
+				why = ": " + status.LastExit
+			}
+			return fmt.Errorf("%s is %s%s; see 'localcluster logs %[1]s'", status.Name, status.State, why)
 		}
 	}
 	ready, why, err := client.NodeReady(ctx)
@@ -88,16 +93,19 @@ func (c *Cluster) lock(ctx context.Context) (unlock func(), err error) {
 // Down ends the cluster and removes everything of it but built programs and logs. It says whether
 // there was anything to end.
 func (c *Cluster) Down(ctx context.Context) (bool, error) {
+	if err := preflight.Root(); err != nil {
+		return false, err
+	}
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	return c.clean()
+	return c.clean(ctx)
 }
 
 // clean ends whatever there is of this cluster: running, half started, or killed long ago.
-func (c *Cluster) clean() (bool, error) {
+func (c *Cluster) clean(ctx context.Context) (bool, error) {
 	const patience = 15 * time.Second
 	record, err := keeper.Read(c.layout)
 	found := !errors.Is(err, fs.ErrNotExist)
@@ -116,6 +124,17 @@ func (c *Cluster) clean() (bool, error) {
 	if !record.Node.WaitGone(patience) {
 		return true, fmt.Errorf("process %d, the node, does not die; something in it waits for the kernel: see /proc/%[1]d/stack", record.Node.PID)
 	}
+	// A keeper that nobody has a record of, since it was deleted, ends by itself; its lock shows when.
+	if err := os.RemoveAll(c.layout.Record()); err != nil {
+		return true, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	unlock, err := flock.Lock(ctx, c.layout.KeeperLock(), func() { c.say.Line("waiting for an earlier cluster to end") })
+	if err != nil {
+		return true, fmt.Errorf("an earlier keeper does not end: %w; see 'localcluster logs keeper'", err)
+	}
+	defer unlock()
 	if err := subnet.Disconnect(c.layout.ID(), patience); err != nil {
 		return true, err
 	}
@@ -126,7 +145,7 @@ func (c *Cluster) clean() (bool, error) {
 	if err := hierarchies.Remove(cgroup.Name(c.layout.ID()), patience); err != nil {
 		return true, fmt.Errorf("control groups are left over: %w", err)
 	}
-	for _, path := range []string{c.layout.Record(), c.layout.Kubeconfig(), c.layout.Run()} {
+	for _, path := range []string{c.layout.Kubeconfig(), c.layout.Run()} {
 		if err := os.RemoveAll(path); err != nil {
 			return true, err
 		}

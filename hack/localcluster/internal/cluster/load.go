@@ -18,11 +18,15 @@ import (
 
 	"github.com/shopset/shopset/hack/localcluster/internal/component"
 	"github.com/shopset/shopset/hack/localcluster/internal/keeper"
+	"github.com/shopset/shopset/hack/localcluster/internal/preflight"
 )
 
 // Load brings image files (docker-archive or OCI layout, as tar) into the cluster, several at a
 // time. A file that was loaded in this run and whose images are all still there is skipped.
 func (c *Cluster) Load(ctx context.Context, files []string) error {
+	if err := preflight.Root(); err != nil {
+		return err
+	}
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return err

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shopset/shopset/hack/localcluster/internal/build"
 	"github.com/shopset/shopset/hack/localcluster/internal/component"
@@ -53,7 +56,7 @@ func (c *Cluster) Up(ctx context.Context, options Options) error {
 		c.say.Line("the running cluster is not well and starts anew: %v", unwell)
 	}
 	took := newSteps()
-	if _, err := c.clean(); err != nil {
+	if _, err := c.clean(ctx); err != nil {
 		return fmt.Errorf("the remains of an earlier run cannot be removed: %w", err)
 	}
 	took.done("remove what an earlier run left")
@@ -62,7 +65,7 @@ func (c *Cluster) Up(ctx context.Context, options Options) error {
 		return err
 	}
 	if err := c.start(ctx, spec, took); err != nil {
-		_, cleanErr := c.clean()
+		_, cleanErr := c.clean(context.WithoutCancel(ctx))
 		return errors.Join(err, cleanErr)
 	}
 	c.report(took)
@@ -171,6 +174,10 @@ func (c *Cluster) startKeeper(ctx context.Context) error {
 	cmd.Args[0] = "localcluster"
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// The keeper stays. It must not hold on to what a script has opened, a lock for instance.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@
 package keeper
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/shopset/shopset/hack/localcluster/internal/cgroup"
 	"github.com/shopset/shopset/hack/localcluster/internal/component"
+	"github.com/shopset/shopset/hack/localcluster/internal/flock"
 	"github.com/shopset/shopset/hack/localcluster/internal/layout"
 	"github.com/shopset/shopset/hack/localcluster/internal/node"
 	"github.com/shopset/shopset/hack/localcluster/internal/proc"
@@ -51,6 +53,14 @@ func Main(l layout.Layout) error {
 	if err := json.Unmarshal(data, &k.spec); err != nil {
 		return err
 	}
+	// An earlier keeper that has lost its record may still be ending; its last acts would hit ours.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*cleanUp)
+	defer cancel()
+	unlock, err := flock.Lock(ctx, l.KeeperLock(), func() { slog.Info("waiting for an earlier keeper to end") })
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	self, err := proc.Of(os.Getpid())
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@
 //	<state>/cluster.json   what runs: processes, network, ports (absent when nothing does)
 //	<state>/kubeconfig     mode 0600, present while the cluster is up
 //	<state>/lock           held while up, down or load change something
+//	<state>/keeper.lock    held by the keeper as long as it lives
 //	<state>/bin            built programs; survive down
 //	<state>/logs           one file per component, of this run and the one before
 //	<state>/run            all that a run leaves: etcd, containerd, keys, configuration; wiped
@@ -72,6 +73,7 @@ func (l Layout) Logs() string       { return filepath.Join(l.State, "logs") }
 func (l Layout) Record() string     { return filepath.Join(l.State, "cluster.json") }
 func (l Layout) Kubeconfig() string { return filepath.Join(l.State, "kubeconfig") }
 func (l Layout) Lock() string       { return filepath.Join(l.State, "lock") }
+func (l Layout) KeeperLock() string { return filepath.Join(l.State, "keeper.lock") }
 func (l Layout) Assets() string     { return filepath.Join(l.Bin, "envtest") }
 
 // Program returns the path of a built program.

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -56,10 +58,26 @@ func mounts(l layout.Layout) error {
 	if err := mount("tmpfs", "/var/lib", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return err
 	}
+	if err := resolvConf(); err != nil {
+		return err
+	}
 	if err := tunables(); err != nil {
 		return err
 	}
 	return mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
+}
+
+// resolvConf leads the node's own programs to the cluster's DNS: the machine's name server cannot be
+// reached from here. Where the file is missing, or a link below /run, nobody misses it.
+func resolvConf() error {
+	file, err := filepath.EvalSymlinks("/etc/resolv.conf")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return mount(filepath.Join(layout.NodeRoot, "run", "conf", "resolv.conf"), file, "", unix.MS_BIND, "")
 }
 
 // tunables covers the settings that a kubelet insists on writing, and that belong to the whole

@@ -19,7 +19,7 @@ const (
 	firstBackoff = 200 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	// A component that ran this long was well; its next death starts the backoff anew.
-	wellAfter = 20 * time.Second
+	wellAfter  = 20 * time.Second
 	probeEvery = 20 * time.Millisecond
 )
 

@@ -1,0 +1,134 @@
+package cart_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/shopset/shopset/examples/platform/shopapi"
+)
+
+// fakeAPI keeps orders by key as the api does, and fails on demand. The real one is used in the
+// tests of the whole platform.
+type fakeAPI struct {
+	*httptest.Server
+	mu     sync.Mutex
+	orders map[string]shopapi.Order
+	lines  map[string]string
+	// mode is what happens to orders: "", "down", "lost" (placed, answer cut), "refused".
+	mode string
+	// during runs while an order is under way.
+	during func()
+}
+
+func newAPI(t *testing.T) *fakeAPI {
+	f := &fakeAPI{orders: map[string]shopapi.Order{}, lines: map[string]string{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/hosts/{host}", func(w http.ResponseWriter, r *http.Request) {
+		id, rest, _ := strings.Cut(r.PathValue("host"), ".")
+		if rest != "shops.example" {
+			w.WriteHeader(404)
+			return
+		}
+		json.NewEncoder(w).Encode(shopapi.Shop{ID: id, Host: r.PathValue("host"), Name: "<Alder>", Currency: "EUR"})
+	})
+	product := func(id int64) shopapi.Product {
+		return shopapi.Product{ID: id, Name: fmt.Sprintf("<script>%d</script>", id), PriceCents: 150, Currency: "EUR", Stock: 9}
+	}
+	mux.HandleFunc("GET /v1/shops/{shop}/products", func(w http.ResponseWriter, r *http.Request) {
+		var page shopapi.ProductPage
+		for _, text := range strings.Split(r.URL.Query().Get("ids"), ",") {
+			if id, _ := strconv.ParseInt(text, 10, 64); id < 2000 {
+				page.Products = append(page.Products, product(id))
+			}
+		}
+		json.NewEncoder(w).Encode(page)
+	})
+	mux.HandleFunc("GET /v1/shops/{shop}/products/{id}", func(w http.ResponseWriter, r *http.Request) {
+		id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+		if id > 2000 {
+			w.WriteHeader(404)
+			return
+		}
+		json.NewEncoder(w).Encode(product(id))
+	})
+	mux.HandleFunc("GET /v1/shops/{shop}/orders/{id}", func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, order := range f.orders {
+			if order.ID == r.PathValue("id") {
+				json.NewEncoder(w).Encode(order)
+				return
+			}
+		}
+		w.WriteHeader(404)
+	})
+	mux.HandleFunc("POST /v1/orders", f.place)
+	f.Server = httptest.NewServer(mux)
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *fakeAPI) set(mode string, during func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mode, f.during = mode, during
+}
+
+func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	mode, during := f.mode, f.during
+	f.mu.Unlock()
+	if during != nil {
+		during()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var request shopapi.OrderRequest
+	json.NewDecoder(r.Body).Decode(&request)
+	key, lines := r.Header.Get(shopapi.KeyHeader), fmt.Sprint(request.Lines)
+	if order, known := f.orders[key]; known && mode != "down" {
+		if f.lines[key] != lines {
+			w.WriteHeader(422)
+			return
+		}
+		if mode == "lost" {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(201)
+		json.NewEncoder(w).Encode(order)
+		return
+	}
+	switch mode {
+	case "down":
+		w.WriteHeader(503)
+		return
+	case "refused":
+		w.WriteHeader(409)
+		json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": {Code: shopapi.CodeOutOfStock, Message: "The <kettle> is out of stock"}})
+		return
+	}
+	order := shopapi.Order{ID: fmt.Sprintf("ORDER%021d", len(f.orders)), Shop: request.Shop, TotalCents: 1, Currency: "EUR"}
+	order.ID = strings.NewReplacer("0", "A", "1", "B", "8", "C", "9", "D").Replace(order.ID)
+	f.orders[key], f.lines[key] = order, lines
+	if mode == "lost" {
+		panic(http.ErrAbortHandler)
+	}
+	w.WriteHeader(201)
+	json.NewEncoder(w).Encode(order)
+}
+
+func (f *fakeAPI) placed() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, lines := range f.lines {
+		out = append(out, lines)
+	}
+	return out
+}
