@@ -18,7 +18,7 @@ const DefaultConfigPath = "/etc/shopset-proxy/config.yaml"
 
 // Config is the whole configuration. What a file leaves out keeps the default.
 type Config struct {
-	// Admin is the address of the admin port (/healthz, /readyz, /metrics, /connections, /drain).
+	// Admin is the address of the admin port (/healthz, /readyz, /metrics, /connections).
 	// Default ":9090".
 	Admin string `yaml:"admin"`
 	// HTTPS is the TLS port. Leave the section out to have none.

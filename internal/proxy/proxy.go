@@ -56,8 +56,6 @@ func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, erro
 		return nil, err
 	}
 	adminServer.Handle("GET /connections", &p.connections)
-	adminServer.Handle("PUT /drain", p.drainPage(true))
-	adminServer.Handle("DELETE /drain", p.drainPage(false))
 	return p, nil
 }
 
@@ -216,26 +214,5 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 func (p *Proxy) closeListeners() {
 	for _, server := range p.servers {
 		server.listener.Close()
-	}
-}
-
-// drainPage switches draining: every answer then ends its connection, and after the same delay as at
-// a stop what is idle is closed (over HTTP/2, which net/http does not close early, by the idle
-// timeout). Nothing is refused, so it does no harm when it is called by mistake.
-func (p *Proxy) drainPage(on bool) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		p.draining.Store(on)
-		if on {
-			time.AfterFunc(p.config.Shutdown.Delay, p.applyDraining)
-		} else {
-			p.applyDraining()
-		}
-		w.WriteHeader(http.StatusNoContent)
-	})
-}
-
-func (p *Proxy) applyDraining() {
-	for _, server := range p.servers {
-		server.SetKeepAlivesEnabled(!p.draining.Load())
 	}
 }

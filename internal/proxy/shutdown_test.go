@@ -134,35 +134,6 @@ func TestStopFinishesAndThenCuts(t *testing.T) {
 	}
 }
 
-// TestDrainEndsConnections checks that a drained proxy becomes idle although its clients go on, and
-// that it serves on when the drain is taken back.
-func TestDrainEndsConnections(t *testing.T) {
-	for _, h2 := range []bool{false, true} {
-		t.Run(fmt.Sprintf("h2=%t", h2), func(t *testing.T) {
-			e := start(t, toShop(upstream(t, echo("shop")).URL)+"limits: {idleTimeout: 2s}\n")
-			busy, idle := client(t, h2), client(t, h2)
-			for _, c := range []*http.Client{busy, idle} {
-				if status, _, _ := do(t, c, newRequest(t, "GET", e.https+"/", nil)); status != 200 {
-					t.Fatal(status)
-				}
-			}
-			if got := e.page("GET", "/connections"); got != `{"open":2,"active":0}` {
-				t.Errorf("before: %s", got)
-			}
-			e.page("PUT", "/drain")
-			if status, _, _ := do(t, busy, newRequest(t, "GET", e.https+"/", nil)); status != 200 {
-				t.Errorf("a draining proxy answered %d", status)
-			}
-			eventually(t, "no connection is left", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
-			e.page("DELETE", "/drain")
-			for range 2 {
-				do(t, busy, newRequest(t, "GET", e.https+"/", nil))
-			}
-			eventually(t, "connections are kept again", func() bool { return e.page("GET", "/connections") == `{"open":1,"active":0}` })
-		})
-	}
-}
-
 // TestOldConnectionsEnd keeps a busy client from staying for ever.
 func TestOldConnectionsEnd(t *testing.T) {
 	e := start(t, toShop(upstream(t, echo("shop")).URL)+"limits: {connectionAge: 1ns}\n")
