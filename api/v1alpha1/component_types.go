@@ -234,6 +234,7 @@ type Health struct {
 	//
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:XValidation:rule="type(self) == string || (self >= 1 && self <= 65535)",message="a port is a number from 1 to 65535, the name of one of ports, or 'admin'"
 	// +optional
 	Port intstr.IntOrString `json:"port,omitempty"`
 	// StartupSeconds is how long the program may take until it answers for the first time.
@@ -256,6 +257,7 @@ type HTTPEndpoint struct {
 	//
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:XValidation:rule="type(self) == string || (self >= 1 && self <= 65535)",message="a port is a number from 1 to 65535, the name of one of ports, or 'admin'"
 	Port intstr.IntOrString `json:"port"`
 }
 

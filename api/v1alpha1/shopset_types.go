@@ -107,7 +107,12 @@ type Value string
 type Drain struct {
 	// Deadline after which a cell that is being deleted goes even if connections are left.
 	//
+	// Written as 90s, 5m or 1h30m, with up to five digits a number. What the schema takes, the operator must be
+	// able to read: a list with one ShopSet in it that it cannot read tells it of none.
+	//
 	// +kubebuilder:default="5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(ms|s|m|h)){1,4}$`
 	// +optional
 	Deadline *metav1.Duration `json:"deadline,omitempty"`
 }
