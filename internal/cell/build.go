@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/shopset/shopset/api/v1alpha1"
+	"github.com/shopset/shopset/internal/render"
 )
 
 // Component is what the cluster shall hold for one component. Nil parts do not exist.
@@ -40,12 +41,13 @@ type Cell struct {
 // Build makes the cell that a ShopSet describes. The error is of type Problems.
 func Build(ss *v1alpha1.ShopSet) (*Cell, error) {
 	problems := check(&ss.Spec)
+	var budget render.Budget
 	result := &Cell{
 		Revision:   hash(Revisioned(&ss.Spec)),
 		Components: make([]Component, 0, len(ss.Spec.Components)),
 	}
 	for i := range ss.Spec.Components {
-		result.Components = append(result.Components, buildComponent(ss, &ss.Spec.Components[i], &problems))
+		result.Components = append(result.Components, buildComponent(ss, &ss.Spec.Components[i], &budget, &problems))
 	}
 	if len(problems) > 0 {
 		return nil, problems
@@ -61,9 +63,9 @@ func Build(ss *v1alpha1.ShopSet) (*Cell, error) {
 	return result, nil
 }
 
-func buildComponent(ss *v1alpha1.ShopSet, component *v1alpha1.Component, problems *Problems) Component {
+func buildComponent(ss *v1alpha1.ShopSet, component *v1alpha1.Component, budget *render.Budget, problems *Problems) Component {
 	env := environment(ss, component)
-	config := renderConfig(ss, component, env, problems)
+	config := renderConfig(ss, component, env, budget, problems)
 	deployment := deployment(ss, component, podTemplate(ss, component, env, config, problems))
 	return Component{
 		Name:             component.Name,

@@ -248,7 +248,7 @@ func TestHold(t *testing.T) {
 	ss.Spec.Components[0].Replicas = new(int32(7))
 	after := build(t, ss)
 
-	if !after.Hold(ss, "proxy", component(before, "proxy").Revision, []*v1alpha1.ShopSetSpec{&ss.Spec, earlier}) {
+	if !after.Hold("proxy", component(before, "proxy").Revision, cell.NewHistory(ss, []*v1alpha1.ShopSetSpec{&ss.Spec, earlier})) {
 		t.Fatal("the earlier revision was not found")
 	}
 	held, old := component(after, "proxy"), component(before, "proxy")
@@ -261,7 +261,7 @@ func TestHold(t *testing.T) {
 	if held.Revision == old.Revision {
 		t.Error("the wanted revision must stay the new one")
 	}
-	if after.Hold(ss, "proxy", "unknown", []*v1alpha1.ShopSetSpec{earlier}) {
+	if after.Hold("proxy", "unknown", cell.NewHistory(ss, []*v1alpha1.ShopSetSpec{earlier})) {
 		t.Error("found a revision that is not on record")
 	}
 }

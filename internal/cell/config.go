@@ -18,7 +18,7 @@ const maxConfigMapBytes = 1 << 20
 // renderConfig makes the ConfigMap of a component's config files, nil when it has none. The name
 // holds the hash of the content and the object is immutable: a Pod of an earlier revision that
 // restarts finds the files it was made with.
-func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []corev1.EnvVar, problems *Problems) *corev1.ConfigMap {
+func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []corev1.EnvVar, budget *render.Budget, problems *Problems) *corev1.ConfigMap {
 	if len(component.Config) == 0 {
 		return nil
 	}
@@ -26,7 +26,7 @@ func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []cor
 	data := make(map[string]string, len(component.Config))
 	size := 0
 	for i, file := range component.Config {
-		content, err := render.Text(file.Path, file.Template, known)
+		content, err := render.Text(file.Path, file.Template, known, budget)
 		if err != nil {
 			field := componentField(component.Name, "config")
 			var renderError *render.Error

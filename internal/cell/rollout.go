@@ -58,31 +58,54 @@ func Desired(d *appsv1.Deployment) int32 {
 	return *d.Spec.Replicas
 }
 
-// Hold puts a component back to the revision that its Deployment is at, taken from the recorded
-// specs, newest first, while its number of Pods and all the rest follow the spec. It returns false
-// when that revision is not on record; the Deployment is then best left alone.
-func (c *Cell) Hold(ss *v1alpha1.ShopSet, name, revision string, history []*v1alpha1.ShopSetSpec) bool {
-	at := slices.IndexFunc(c.Components, func(component Component) bool { return component.Name == name })
-	component := &c.Components[at]
-	for _, spec := range history {
-		earlier := ss.DeepCopy()
-		earlier.Spec = *spec.DeepCopy()
-		built, err := Build(earlier)
-		if err != nil {
-			continue
-		}
-		for _, old := range built.Components {
-			if old.Name != name || old.Revision != revision {
-				continue
+// History builds recorded revisions again, each at most once.
+type History struct {
+	shopSet *v1alpha1.ShopSet
+	specs   []*v1alpha1.ShopSetSpec
+	built   []*Cell
+}
+
+// NewHistory takes the recorded specs of a ShopSet, newest first.
+func NewHistory(ss *v1alpha1.ShopSet, specs []*v1alpha1.ShopSetSpec) *History {
+	return &History{shopSet: ss, specs: specs}
+}
+
+// find looks for a component at a revision and for the spec that made it.
+func (h *History) find(name, revision string) *Component {
+	for i := range h.specs {
+		if i == len(h.built) {
+			earlier := h.shopSet.DeepCopy()
+			earlier.Spec = *h.specs[i].DeepCopy()
+			built, err := Build(earlier)
+			if err != nil {
+				built = &Cell{} // An earlier operator could build it; this one cannot.
 			}
-			replicas := component.Deployment.Spec.Replicas
-			component.Deployment, component.Config = old.Deployment, old.Config
-			component.Deployment.Spec.Replicas = replicas
-			Seal(component.Deployment)
-			return true
+			h.built = append(h.built, built)
+		}
+		for j := range h.built[i].Components {
+			if c := &h.built[i].Components[j]; c.Name == name && c.Revision == revision {
+				return c
+			}
 		}
 	}
-	return false
+	return nil
+}
+
+// Hold puts a component back to the revision that its Deployment is at, while its number of Pods and all
+// the rest follow the spec. It returns false when that revision is not on record; the Deployment is then
+// best left alone.
+func (c *Cell) Hold(name, revision string, history *History) bool {
+	old := history.find(name, revision)
+	if old == nil {
+		return false
+	}
+	at := slices.IndexFunc(c.Components, func(component Component) bool { return component.Name == name })
+	component := &c.Components[at]
+	replicas := component.Deployment.Spec.Replicas
+	component.Deployment, component.Config = old.Deployment.DeepCopy(), old.Config
+	component.Deployment.Spec.Replicas = replicas
+	Seal(component.Deployment)
+	return true
 }
 
 // Revision is a recorded spec.

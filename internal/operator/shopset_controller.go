@@ -184,9 +184,10 @@ func (r *Reconciler) hold(ss *v1alpha1.ShopSet, seen *observed, out *outcome) (s
 			history = append(history, revision.Spec)
 		}
 	}
+	earlier := cell.NewHistory(ss, history)
 	for name := range out.waits {
 		live := seen.deployments[name]
-		if !out.cell.Hold(ss, name, live.Annotations[cell.AnnotationRevision], history) {
+		if !out.cell.Hold(name, live.Annotations[cell.AnnotationRevision], earlier) {
 			skip[keyOf(live)] = true
 		}
 	}

@@ -5,8 +5,9 @@
 // that names the template, the line and the variable, never an empty string.
 //
 // Templates are Go's text/template; {{ .NAME }} is the variable NAME. A rendered file may not be
-// larger than MaxBytes, and all loops of a template together may not take more than MaxSteps steps,
-// so that no template can keep the operator busy.
+// larger than MaxBytes, and rendering it may not take more than MaxSteps steps nor make values of more
+// than MaxBytes in all, so that no template can keep the operator busy or fill its memory. A step is one
+// round of a loop or one call of a defined template. A Budget lets several renderings share the limit.
 package render
 
 import (
@@ -21,11 +22,14 @@ import (
 // MaxBytes bounds a rendered file. All files of a component share one ConfigMap of at most 1 MiB.
 const MaxBytes = 512 << 10
 
-// MaxSteps bounds the steps that all range loops of one rendering take together.
+// MaxSteps bounds the rounds of loops and calls of templates of all renderings of one Budget.
 const MaxSteps = 100_000
 
-// ErrTooLong says that a template takes more than MaxSteps steps.
-var ErrTooLong = fmt.Errorf("the template's loops take more than %d steps", MaxSteps)
+// ErrTooLong says that rendering takes more than MaxSteps steps.
+var ErrTooLong = fmt.Errorf("rendering takes more than %d loop rounds and template calls", MaxSteps)
+
+// ErrTooMuch says that the values made on the way are larger than MaxBytes together.
+var ErrTooMuch = fmt.Errorf("rendering makes values of more than %d KiB on the way", MaxBytes>>10)
 
 // ErrTooLarge says that a rendered file is larger than MaxBytes.
 var ErrTooLarge = fmt.Errorf("the rendered file is larger than %d KiB", MaxBytes>>10)
@@ -49,18 +53,67 @@ func (e *Error) Error() string {
 	return e.Name + " line " + e.Line + ": " + e.Problem
 }
 
-// Text renders the template over the environment. name stands for the template in errors, which
-// are of type *Error.
-func Text(name, text string, environment map[string]string) (string, error) {
-	steps := 0
-	parsed, err := template.New("config").Option("missingkey=error").Funcs(template.FuncMap{
-		stepFunction: func() (string, error) {
-			if steps++; steps > MaxSteps {
-				return "", ErrTooLong
+// Budget is what several renderings may take together. The zero value is a whole one.
+type Budget struct{ steps, bytes int }
+
+func (b *Budget) step() (string, error) {
+	if b.steps++; b.steps > MaxSteps {
+		return "", ErrTooLong
+	}
+	return "", nil
+}
+
+// spend takes a value that a function made; it is asked before text/template can make it twice as long.
+func (b *Budget) spend(text string) (string, error) {
+	if b.bytes += len(text); b.bytes > MaxBytes {
+		return "", ErrTooMuch
+	}
+	return text, nil
+}
+
+// functions replaces those of text/template that make new strings by ones that count their bytes. They
+// add up the arguments first, so that nothing larger than the budget is ever made.
+func (b *Budget) functions() template.FuncMap {
+	counted := func(make func(...any) string) func(...any) (string, error) {
+		return func(args ...any) (string, error) {
+			size := 0
+			for _, arg := range args {
+				if text, ok := arg.(string); ok {
+					size += len(text)
+				}
 			}
-			return "", nil
+			if b.bytes+size > MaxBytes {
+				return "", ErrTooMuch
+			}
+			return b.spend(make(args...))
+		}
+	}
+	return template.FuncMap{
+		stepFunction: b.step,
+		"print":      counted(fmt.Sprint),
+		"println":    counted(fmt.Sprintln),
+		"html":       counted(template.HTMLEscaper),
+		"js":         counted(template.JSEscaper),
+		"urlquery":   counted(template.URLQueryEscaper),
+		"printf": func(format string, args ...any) (string, error) {
+			if width.MatchString(format) {
+				return "", fmt.Errorf("printf: a width or precision has three digits at most, and there are no * and [n]")
+			}
+			return counted(func(all ...any) string { return fmt.Sprintf(format, all[1:]...) })(append([]any{format}, args...)...)
 		},
-	}).Parse(text)
+	}
+}
+
+// width finds what makes printf write much more than it was given.
+var width = regexp.MustCompile(`%[^a-zA-Z%]*(\*|\[|[0-9]{4,})`)
+
+// Text renders the template over the environment. name stands for the template in errors, which
+// are of type *Error. budget may be nil for a whole one.
+func Text(name, text string, environment map[string]string, budget *Budget) (string, error) {
+	if budget == nil {
+		budget = &Budget{}
+	}
+	parsed, err := template.New("config").Option("missingkey=error").Funcs(budget.functions()).Parse(text)
 	if err != nil {
 		return "", explain(name, err)
 	}
@@ -80,7 +133,7 @@ var (
 )
 
 func explain(name string, err error) error {
-	for _, limit := range []error{ErrTooLarge, ErrTooLong} {
+	for _, limit := range []error{ErrTooLarge, ErrTooLong, ErrTooMuch} {
 		if errors.Is(err, limit) {
 			return &Error{Name: name, Problem: limit.Error()}
 		}
@@ -96,10 +149,11 @@ func explain(name string, err error) error {
 	return result
 }
 
-// stepFunction is called at every step of every loop. The name cannot be written by accident.
+// stepFunction is called in every round of every loop and at the start of every template. The name cannot be written by accident.
 const stepFunction = "render_step__"
 
-// countSteps puts a call of stepFunction at the start of every loop's body. text/template has no
+// countSteps puts a call of stepFunction at the start of every loop's body and of every template.
+// text/template has no
 // limit of its own, and a goroutine that runs one cannot be stopped from outside.
 func countSteps(t *template.Template) {
 	for _, defined := range t.Templates() {
@@ -108,6 +162,7 @@ func countSteps(t *template.Template) {
 		}).Parse("{{" + stepFunction + "}}")).Root.Nodes[0]
 		if defined.Tree != nil {
 			addStep(defined.Root, step)
+			defined.Root.Nodes = append([]parse.Node{step}, defined.Root.Nodes...)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -19,11 +20,26 @@ func TestText(t *testing.T) {
 		{name: "recursion", template: `{{ define "x" }}{{ .SHOP_URL }}{{ template "x" . }}{{ end }}{{ template "x" . }}`,
 			err: "/etc/c: the rendered file is larger than 512 KiB"},
 		{name: "endless loop", template: "{{ if .SHOP_URL }}{{ range 99999999999 }}{{ end }}{{ end }}",
-			err: "/etc/c: the template's loops take more than 100000 steps"},
+			err: "/etc/c: rendering takes more than 100000 loop rounds and template calls"},
+		{name: "doubling calls without output", template: doubling(40),
+			err: "/etc/c: rendering takes more than 100000 loop rounds and template calls"},
+		{name: "recursion without output", template: `{{ define "x" }}{{ template "x" . }}{{ end }}{{ template "x" . }}`,
+			err: "/etc/c: rendering takes more than 100000 loop rounds and template calls"},
+		{name: "doubling values without output", template: `{{ $x := "0123456789abcdef" }}` + strings.Repeat("{{ $x = print $x $x }}", 40),
+			err: "/etc/c: rendering makes values of more than 512 KiB on the way"},
+		{name: "doubling by printf", template: `{{ $x := "0123456789abcdef" }}` + strings.Repeat(`{{ $x = printf "%s%s" $x $x }}`, 40),
+			err: "/etc/c: rendering makes values of more than 512 KiB on the way"},
+		{name: "doubling by escapes", template: `{{ $x := "&&&&&&&&" }}` + strings.Repeat(`{{ $x = html $x $x }}`, 40),
+			err: "/etc/c: rendering makes values of more than 512 KiB on the way"},
+		{name: "wide printf", template: `{{ printf "%0999999999d" 1 }}`,
+			err: `/etc/c line 1: error calling printf: printf: a width or precision has three digits at most, and there are no * and [n]`},
+		{name: "indexed printf", template: `{{ printf "%[1]s%[1]s" "x" }}`,
+			err: `/etc/c line 1: error calling printf: printf: a width or precision has three digits at most, and there are no * and [n]`},
+		{name: "printf", template: `{{ printf "%5.2f|%-8s|%q" 1.5 .SHOP_URL "x" | len }}`, want: "28"},
 		{name: "loop", template: "{{ range 3 }}{{ . }}{{ end }}", want: "012"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := render.Text("/etc/c", test.template, environment)
+			got, err := render.Text("/etc/c", test.template, environment, nil)
 			if test.err != "" {
 				if err == nil || err.Error() != test.err {
 					t.Fatalf("got error  %v\nwant error %s", err, test.err)
@@ -37,18 +53,41 @@ func TestText(t *testing.T) {
 	}
 }
 
+// doubling is a chain of templates each of which calls the next one twice.
+func doubling(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `{{ define "t%d" }}{{ template "t%d" }}{{ template "t%d" }}{{ end }}`, i, i+1, i+1)
+	}
+	fmt.Fprintf(&b, `{{ define "t%d" }}{{ end }}{{ template "t0" }}`, n)
+	return b.String()
+}
+
+// TestBudgetIsShared: many small templates may not take together what one may not.
+func TestBudgetIsShared(t *testing.T) {
+	budget := &render.Budget{}
+	var err error
+	rounds := 0
+	for ; err == nil && rounds < 100; rounds++ {
+		_, err = render.Text("f", "{{ range 10000 }}{{ end }}", nil, budget)
+	}
+	if rounds != 10 {
+		t.Fatalf("%d templates of 10,000 steps were rendered, then %v", rounds, err)
+	}
+}
+
 func FuzzText(f *testing.F) {
 	f.Add("{{ .A }}", "x")
 	f.Add("{{ range $i, $c := .A }}{{ end }}", "x")
 	f.Fuzz(func(t *testing.T, text, value string) {
-		first, err := render.Text("f", text, map[string]string{"A": value})
+		first, err := render.Text("f", text, map[string]string{"A": value}, nil)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "f") {
 				t.Fatalf("error does not name the file: %v", err)
 			}
 			return
 		}
-		if second, _ := render.Text("f", text, map[string]string{"A": value}); second != first {
+		if second, _ := render.Text("f", text, map[string]string{"A": value}, nil); second != first {
 			t.Fatal("rendering twice gives different files")
 		}
 	})
