@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,10 @@ func (r *Reconciler) ensure(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 	if live == nil {
 		after, err = r.create(ctx, ss, object)
 	} else {
+		// Exactly the object that was seen: another of its name that came since is a conflict.
+		object.SetUID(live.GetUID())
 		after, err = r.apply(ctx, object)
+		object.SetUID("")
 	}
 	if err != nil {
 		return false, err
@@ -80,8 +84,11 @@ func (r *Reconciler) create(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 		return "", &foreignError{fmt.Sprintf("%s exists already and belongs to %s; delete it or rename one of the two",
 			keyOf(object), ownerOf(existing))}
 	}
-	object.SetResourceVersion(existing.ResourceVersion)
-	return r.apply(ctx, object)
+	// It is ours and lost the label that the cache goes by, or the cache lags. How it is in all else, the
+	// number of Pods above all, is not known here: once the cache shows it, it is looked at as a whole.
+	relabelled := existing.DeepCopy()
+	relabelled.Labels = object.GetLabels()
+	return existing.ResourceVersion, r.Client.Patch(ctx, relabelled, client.MergeFrom(existing), client.FieldOwner(cell.Manager))
 }
 
 // keepReplicas leaves the number of Pods to the autoscaler: the operator repeats the live number, for
@@ -95,7 +102,8 @@ func keepReplicas(component *cell.Component, live *appsv1.Deployment) {
 		component.Deployment.Spec.Replicas = new(*component.Autoscaler.Spec.MinReplicas)
 		return
 	}
-	component.Deployment.Spec.Replicas = new(cell.Desired(live))
+	// At zero an autoscaler counts as switched off, for ever; below its minimum it would go up anyway.
+	component.Deployment.Spec.Replicas = new(max(cell.Desired(live), *component.Autoscaler.Spec.MinReplicas))
 	component.Deployment.ResourceVersion = live.ResourceVersion
 }
 
@@ -160,6 +168,33 @@ func refusal(err error) string {
 type memory struct {
 	mu       sync.Mutex
 	attempts map[types.UID]map[objectKey]attempt
+	// superseded are the versions of ShopSets that the operator wrote over, while the cache may still
+	// show them.
+	superseded map[types.UID][]string
+}
+
+// wrote notes that a ShopSet has a new version.
+func (m *memory) wrote(ss *v1alpha1.ShopSet, version string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.superseded == nil {
+		m.superseded = map[types.UID][]string{}
+	}
+	if version != ss.ResourceVersion {
+		m.superseded[ss.UID] = append(m.superseded[ss.UID], ss.ResourceVersion)
+	}
+	ss.ResourceVersion = version
+}
+
+// outdated says whether the operator itself has written a later version of the ShopSet.
+func (m *memory) outdated(ss *v1alpha1.ShopSet) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.Contains(m.superseded[ss.UID], ss.ResourceVersion) {
+		return true
+	}
+	delete(m.superseded, ss.UID)
+	return false
 }
 
 type attempt struct {
@@ -207,4 +242,5 @@ func (m *memory) forget(uid types.UID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.attempts, uid)
+	delete(m.superseded, uid)
 }

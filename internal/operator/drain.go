@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -17,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/shopset/shopset/api/v1alpha1"
 	"github.com/shopset/shopset/internal/cell"
@@ -182,18 +182,18 @@ func isRunning(pod *corev1.Pod, container string) bool {
 // but for the edge's Service: a spec that is wrong, or a namespace that ends, must not keep anything
 // from being deleted.
 func (r *Reconciler) turndown(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed) (ctrl.Result, error) {
-	if !controllerutil.ContainsFinalizer(ss, Finalizer) {
+	if !slices.Contains(ss.Finalizers, Finalizer) {
 		return ctrl.Result{}, nil
 	}
 	out := &outcome{refused: map[string]string{}, idle: idleness{idle: true}}
 	if len(seen.objects) > 0 && !seen.ending() {
 		if err := r.closeEdge(ctx, ss, seen); err != nil {
-			return ctrl.Result{}, ignoreConflict(err)
+			return again(0, err)
 		}
 		out.idle = r.idleness(ctx, ss, seen)
 	}
 	if err := r.report(ctx, ss, seen, out); err != nil {
-		return ctrl.Result{}, ignoreConflict(err)
+		return again(0, err)
 	}
 	if !out.idle.idle {
 		return ctrl.Result{RequeueAfter: drainRetry}, nil
@@ -209,10 +209,9 @@ func (r *Reconciler) turndown(ctx context.Context, ss *v1alpha1.ShopSet, seen *o
 	if left > 0 && r.now().Before(started.Add(drainDeadline(ss)+goneDeadline)) {
 		return ctrl.Result{RequeueAfter: drainRetry}, nil
 	}
-	before := ss.DeepCopy()
-	controllerutil.RemoveFinalizer(ss, Finalizer)
-	if err := r.Client.Patch(ctx, ss, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
-		return ctrl.Result{}, err
+	others := slices.DeleteFunc(slices.Clone(ss.Finalizers), func(name string) bool { return name == Finalizer })
+	if err := r.setFinalizers(ctx, ss, others); client.IgnoreNotFound(err) != nil {
+		return again(0, err)
 	}
 	r.memory.forget(ss.UID)
 	return ctrl.Result{}, nil

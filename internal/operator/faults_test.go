@@ -110,6 +110,84 @@ func TestNothingWrittenAtRest(t *testing.T) {
 	}
 }
 
+// TestStaleShopSet: a cache that lags behind the operator's own writes must not make it believe that its
+// status is written already.
+func TestStaleShopSet(t *testing.T) {
+	ss := sample(t, newNamespace(t), "a")
+	create(t, ss)
+	m := &mortal{last: -1}
+	r := m.reconciler(t)
+	stale := &staleClient{Client: r.Client}
+	r.Client = stale
+	if err := reconcile(t, r, ss); err != nil {
+		t.Fatal(err)
+	}
+	rollOutAllBy(t, ss, func() { _ = reconcile(t, r, ss) })
+	stale.freeze(t, ss) // The cache stays at: ready.
+	notReady(t, ss.Namespace, "a-api")
+	if err := reconcile(t, r, ss); err != nil {
+		t.Fatal(err)
+	}
+	waitCondition(t, ss, v1alpha1.ConditionReady, metav1.ConditionFalse, "api")
+	rollOut(t, ss.Namespace, "a-api")
+	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(ss)})
+	if err != nil || result.RequeueAfter == 0 {
+		t.Fatalf("worked on a ShopSet that it wrote over itself, and will not look again: %v %v", result, err)
+	}
+	stale.thaw()
+	if err := reconcile(t, r, ss); err != nil {
+		t.Fatal(err)
+	}
+	waitCondition(t, ss, v1alpha1.ConditionReady, metav1.ConditionTrue, "all components serve")
+}
+
+// staleClient shows one ShopSet as it was.
+type staleClient struct {
+	client.Client
+	frozen *v1alpha1.ShopSet
+}
+
+func (c *staleClient) freeze(t *testing.T, ss *v1alpha1.ShopSet) {
+	t.Helper()
+	frozen := &v1alpha1.ShopSet{}
+	if err := get(t, frozen, ss.Namespace, ss.Name); err != nil {
+		t.Fatal(err)
+	}
+	c.frozen = frozen
+}
+
+func (c *staleClient) thaw() { c.frozen = nil }
+
+func (c *staleClient) Get(ctx context.Context, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
+	if ss, ok := object.(*v1alpha1.ShopSet); ok && c.frozen != nil {
+		c.frozen.DeepCopyInto(ss)
+		return nil
+	}
+	return c.Client.Get(ctx, key, object, options...)
+}
+
+// TestConflictLooksAgain: a write that loses against somebody else's is tried again by itself.
+func TestConflictLooksAgain(t *testing.T) {
+	ss := sample(t, newNamespace(t), "a")
+	create(t, ss)
+	r := (&mortal{last: -1}).reconciler(t)
+	stale := &staleClient{Client: r.Client}
+	r.Client = stale
+	stale.freeze(t, ss)
+	change(t, ss, func(s *v1alpha1.ShopSet) { s.Annotations = map[string]string{"somebody": "else"} })
+	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(ss)})
+	if err != nil || result.RequeueAfter == 0 {
+		t.Fatalf("after a conflict: %v %v", result, err)
+	}
+	stale.thaw()
+	if err := reconcile(t, r, ss); err != nil {
+		t.Fatal(err)
+	}
+	if err := get(t, ss, ss.Namespace, ss.Name); err != nil || len(ss.Finalizers) != 1 || ss.Annotations["somebody"] != "else" {
+		t.Fatalf("%v %v %v", ss.Finalizers, ss.Annotations, err)
+	}
+}
+
 // TestKilledAfterEveryCall kills the operator after each single call of a creation, a change and a
 // deletion, lets a new one finish, and compares with what an undisturbed one makes.
 func TestKilledAfterEveryCall(t *testing.T) {

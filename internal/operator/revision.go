@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,6 +28,7 @@ func hasRevision(name, revision string) bool { return strings.HasSuffix(name, "-
 // its record the newest again.
 func (r *Reconciler) recordRevision(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed, revision string) error {
 	if len(seen.revisions) > 0 && hasRevision(seen.revisions[0].Name, revision) {
+		r.memory.drop(ss.UID, objectKey{"ControllerRevision", seen.revisions[0].Name})
 		return r.pruneRevisions(ctx, ss, seen)
 	}
 	key := objectKey{"ControllerRevision", revisionName(ss, revision)}
@@ -53,7 +56,14 @@ func (r *Reconciler) recordRevision(ctx context.Context, ss *v1alpha1.ShopSet, s
 		Data:     runtime.RawExtension{Raw: data},
 		Revision: number,
 	}
-	version, err := r.create(ctx, ss, record)
+	store := func() (string, error) { return r.create(ctx, ss, record) }
+	if slices.ContainsFunc(seen.revisions, func(known cell.Revision) bool { return known.Name == record.Name }) {
+		store = func() (string, error) { return r.apply(ctx, record) }
+	}
+	version, err := store()
+	if apierrors.IsConflict(err) || refusal(err) != "" {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("record revision %s: %w", revision, err)
 	}

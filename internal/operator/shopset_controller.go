@@ -12,7 +12,6 @@ import (
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/shopset/shopset/api/v1alpha1"
@@ -27,6 +26,8 @@ const (
 	refusedRetry = 30 * time.Second
 	// askRetry is how often the events of Pods that are not well are asked for.
 	askRetry = 5 * time.Second
+	// shortRetry is when to look again at what the cache is about to show.
+	shortRetry = 100 * time.Millisecond
 	// drainRetry is how often the edge is asked for its connections.
 	drainRetry = time.Second
 )
@@ -58,6 +59,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		r.Metrics.forget(request.NamespacedName)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	if r.memory.outdated(ss) {
+		// The cache has not seen the operator's own last write. To work on it would be to compare with,
+		// and to write over, what is no longer so.
+		return ctrl.Result{RequeueAfter: shortRetry}, nil
+	}
 	seen, err := r.gather(ctx, ss)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -65,23 +71,24 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if !ss.DeletionTimestamp.IsZero() {
 		return r.turndown(ctx, ss, seen)
 	}
-	if controllerutil.AddFinalizer(ss, Finalizer) {
-		if err := r.saveFinalizers(ctx, ss); err != nil {
-			return ctrl.Result{}, ignoreConflict(err)
+	if !slices.Contains(ss.Finalizers, Finalizer) {
+		if err := r.setFinalizers(ctx, ss, append(slices.Clone(ss.Finalizers), Finalizer)); err != nil {
+			return again(0, err)
 		}
 	}
 	return r.reconcile(ctx, ss, seen)
 }
 
-// saveFinalizers writes the finalizers if nobody changed the ShopSet meanwhile.
-func (r *Reconciler) saveFinalizers(ctx context.Context, ss *v1alpha1.ShopSet) error {
-	before := metadataOf(ss)
-	after := before.DeepCopy()
-	after.Finalizers = ss.Finalizers
+// setFinalizers writes the finalizers if nobody changed the ShopSet meanwhile: the list holds those of
+// others too.
+func (r *Reconciler) setFinalizers(ctx context.Context, ss *v1alpha1.ShopSet, finalizers []string) error {
+	before, after := metadataOf(ss), metadataOf(ss)
+	before.Finalizers, after.Finalizers = ss.Finalizers, finalizers
 	if err := r.Client.Patch(ctx, after, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		return err
 	}
-	ss.ResourceVersion = after.ResourceVersion
+	ss.Finalizers = finalizers
+	r.memory.wrote(ss, after.ResourceVersion)
 	return nil
 }
 
@@ -125,10 +132,7 @@ func (r *Reconciler) reconcile(ctx context.Context, ss *v1alpha1.ShopSet, seen *
 	if err := r.report(ctx, ss, seen, out); err != nil {
 		failures = append(failures, err)
 	}
-	if err := errors.Join(failures...); err != nil {
-		return ctrl.Result{}, ignoreConflict(err)
-	}
-	return ctrl.Result{RequeueAfter: out.retry(ss)}, nil
+	return again(out.retry(ss), failures...)
 }
 
 // bringAbout records the revision, holds what must wait, applies and prunes.
@@ -136,6 +140,10 @@ func (r *Reconciler) bringAbout(ctx context.Context, ss *v1alpha1.ShopSet, seen 
 	desired := out.cell
 	if err := r.recordRevision(ctx, ss, seen, desired.Revision); err != nil {
 		// Without the record a later change could not hold what this one starts.
+		if reason := refusal(err); reason != "" {
+			out.cell, out.problem = nil, errors.New(reason)
+			return nil
+		}
 		return []error{err}
 	}
 	out.waits = cell.Plan(desired, seen.deployments)
@@ -217,12 +225,27 @@ func (o *observed) settled(desired *cell.Cell) bool {
 	})
 }
 
-// ignoreConflict turns a conflict into nothing: somebody was faster, and the watch brings the news.
-func ignoreConflict(err error) error {
-	if apierrors.IsConflict(err) {
-		return nil
+// again ends a run: with its failures, or with a look again after a while; zero is never. A conflict is
+// no failure: somebody was faster, and what is there now is looked at in a moment. That may not be left
+// to the watch, which leaves out news of metadata and status.
+func again(after time.Duration, failures ...error) (ctrl.Result, error) {
+	var real []error
+	conflict := false
+	for _, err := range failures {
+		switch {
+		case apierrors.IsConflict(err):
+			conflict = true
+		case err != nil:
+			real = append(real, err)
+		}
 	}
-	return err
+	if err := errors.Join(real...); err != nil {
+		return ctrl.Result{}, err
+	}
+	if conflict {
+		after = shortRetry
+	}
+	return ctrl.Result{RequeueAfter: after}, nil
 }
 
 func (r *Reconciler) now() time.Time {

@@ -349,6 +349,44 @@ func TestAutoscaling(t *testing.T) {
 	}
 }
 
+// TestAutoscalerKeepsItsNumber: neither a lost label nor a zero leaves an autoscaled component with the
+// wrong number of Pods.
+func TestAutoscalerKeepsItsNumber(t *testing.T) {
+	ss, _ := started(t)
+	change(t, ss, func(s *v1alpha1.ShopSet) {
+		s.Spec.Components[2].Replicas = nil
+		s.Spec.Components[2].Autoscaling = &v1alpha1.Autoscaling{Min: 2, Max: 90, CPU: new(int32(70))}
+	})
+	eventually(t, func() error {
+		return get(t, &autoscalingv2.HorizontalPodAutoscaler{}, ss.Namespace, "a-api")
+	})
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ss.Namespace, Name: "a-api"}}
+	change(t, d, func(d *appsv1.Deployment) { *d.Spec.Replicas = 50 })
+	change(t, d, func(d *appsv1.Deployment) { delete(d.Labels, cell.LabelShopSet) })
+	eventually(t, func() error {
+		if err := get(t, d, ss.Namespace, "a-api"); err != nil {
+			return err
+		}
+		if d.Labels[cell.LabelShopSet] != ss.Name {
+			return errors.New("the label is not back")
+		}
+		return nil
+	})
+	if *d.Spec.Replicas != 50 {
+		t.Fatalf("a lost label made %d of the autoscaler's 50 Pods", *d.Spec.Replicas)
+	}
+	change(t, d, func(d *appsv1.Deployment) { *d.Spec.Replicas = 0 })
+	eventually(t, func() error {
+		if err := get(t, d, ss.Namespace, "a-api"); err != nil {
+			return err
+		}
+		if *d.Spec.Replicas != 2 {
+			return fmt.Errorf("%d Pods; the autoscaler counts zero as switched off", *d.Spec.Replicas)
+		}
+		return nil
+	})
+}
+
 // TestForeignChild: a child of ours that somebody else has is never touched, for every kind.
 func TestForeignChild(t *testing.T) {
 	meta := func(namespace string) metav1.ObjectMeta {

@@ -32,14 +32,18 @@ func (r *Reconciler) report(ctx context.Context, ss *v1alpha1.ShopSet, seen *obs
 	}
 	r.announce(ctx, before, ss)
 	if err := r.saveStatus(ctx, ss, before); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("write status: %w", err)
+		return err
 	}
 	return nil
 }
 
 // saveStatus writes what differs from the status before.
 func (r *Reconciler) saveStatus(ctx context.Context, ss *v1alpha1.ShopSet, before *v1alpha1.ShopSetStatus) error {
-	patch, err := client.MergeFrom(&v1alpha1.ShopSet{Status: *before}).Data(&v1alpha1.ShopSet{Status: ss.Status})
+	// Only over the version it was made from: merged with another status it would be neither.
+	patch, err := client.MergeFromWithOptions(
+		&v1alpha1.ShopSet{ObjectMeta: metav1.ObjectMeta{ResourceVersion: ss.ResourceVersion}, Status: *before},
+		client.MergeFromWithOptimisticLock{}).
+		Data(&v1alpha1.ShopSet{Status: ss.Status})
 	if err != nil {
 		return err
 	}
@@ -47,7 +51,7 @@ func (r *Reconciler) saveStatus(ctx context.Context, ss *v1alpha1.ShopSet, befor
 	if err := r.Client.Status().Patch(ctx, answer, client.RawPatch(types.MergePatchType, patch)); err != nil {
 		return err
 	}
-	ss.ResourceVersion = answer.ResourceVersion
+	r.memory.wrote(ss, answer.ResourceVersion)
 	return nil
 }
 

@@ -261,6 +261,37 @@ func rollOutAll(t *testing.T, ss *v1alpha1.ShopSet) {
 	})
 }
 
+// rollOutAllBy is rollOutAll for a test that runs the reconciler itself.
+func rollOutAllBy(t *testing.T, ss *v1alpha1.ShopSet, reconcile func()) {
+	t.Helper()
+	eventually(t, func() error {
+		for _, component := range ss.Spec.Components {
+			rollOut(t, ss.Namespace, cell.ObjectName(ss.Name, component.Name))
+		}
+		reconcile()
+		if err := get(t, ss, ss.Namespace, ss.Name); err != nil {
+			return err
+		}
+		if ss.Status.Summary != "3/3" {
+			return fmt.Errorf("summary is %s", ss.Status.Summary)
+		}
+		return nil
+	})
+}
+
+// notReady plays the kubelet: no Pod of the Deployment is ready any more.
+func notReady(t *testing.T, namespace, name string) {
+	t.Helper()
+	d := &appsv1.Deployment{}
+	if err := get(t, d, namespace, name); err != nil {
+		t.Fatal(err)
+	}
+	d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0
+	if err := cluster.admin.Status().Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // waitCondition waits for a condition of the present generation whose message contains a text.
 func waitCondition(t *testing.T, ss *v1alpha1.ShopSet, kind string, want metav1.ConditionStatus, message string) {
 	t.Helper()
