@@ -15,6 +15,8 @@ import (
 const (
 	LabelShopSet   = "shopset.dev/shopset"
 	LabelComponent = "shopset.dev/component"
+	// LabelEdge is on the Service that brings traffic into the cell.
+	LabelEdge = "shopset.dev/edge"
 	// AnnotationRevision on a Deployment is the revision of its Pod template.
 	AnnotationRevision = "shopset.dev/revision"
 	// AnnotationApplied is the hash of an object as the operator applied it. A field that the

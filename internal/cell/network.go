@@ -36,8 +36,11 @@ func service(ss *v1alpha1.ShopSet, component *v1alpha1.Component) *corev1.Servic
 			result.Spec.ExternalTrafficPolicy = shape.ExternalTrafficPolicy
 		}
 	}
-	if component.Edge && Draining(ss) {
-		result.Spec.Selector[labelDrained] = "true"
+	if component.Edge {
+		result.Labels[LabelEdge] = "true"
+		if Draining(ss) {
+			result.Spec.Selector[labelDrained] = "true"
+		}
 	}
 	for _, port := range component.Ports {
 		result.Spec.Ports = append(result.Spec.Ports, corev1.ServicePort{
@@ -53,6 +56,9 @@ func service(ss *v1alpha1.ShopSet, component *v1alpha1.Component) *corev1.Servic
 func Draining(ss *v1alpha1.ShopSet) bool {
 	return ss.Spec.Traffic == v1alpha1.TrafficDrain || !ss.DeletionTimestamp.IsZero()
 }
+
+// Drained says whether a Service selects no Pod because its cell was taken out of service.
+func Drained(service *corev1.Service) bool { return service.Spec.Selector[labelDrained] != "" }
 
 // networkPolicy lets traffic in from the components that use this one, from everywhere at the edge,
 // and to the health ports from namespaces that are labelled for it. Where a component may call out

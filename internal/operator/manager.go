@@ -3,8 +3,6 @@ package operator
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -76,10 +74,7 @@ func NewManager(ctx context.Context, kubeconfig *rest.Config, options Options) (
 		return nil, fmt.Errorf("connect to Kubernetes: %w", err)
 	}
 	if options.Connections == nil {
-		options.Connections = HTTPConnections{Client: &http.Client{Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
-			MaxIdleConnsPerHost: 1, IdleConnTimeout: 10 * time.Second,
-		}}}
+		options.Connections = NewHTTPConnections()
 	}
 	reconciler := &Reconciler{
 		Client:      manager.GetClient(),

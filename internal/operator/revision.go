@@ -82,10 +82,15 @@ func (r *Reconciler) pruneRevisions(ctx context.Context, ss *v1alpha1.ShopSet, s
 		if i <= limit {
 			continue
 		}
-		old := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: revision.Name, Namespace: ss.Namespace}}
-		if err := r.Client.Delete(ctx, old); client.IgnoreNotFound(err) != nil {
-			failures = append(failures, fmt.Errorf("delete revision %s: %w", revision.Name, err))
-		}
+		failures = append(failures, r.deleteRevision(ctx, ss.Namespace, revision.Name))
 	}
 	return errors.Join(failures...)
+}
+
+func (r *Reconciler) deleteRevision(ctx context.Context, namespace, name string) error {
+	old := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
+	if err := r.Client.Delete(ctx, old); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete revision %s: %w", name, err)
+	}
+	return nil
 }

@@ -1,14 +1,11 @@
 package operator_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -22,18 +19,7 @@ import (
 
 	"github.com/shopset/shopset/api/v1alpha1"
 	"github.com/shopset/shopset/internal/cell"
-	"github.com/shopset/shopset/internal/operator"
 )
-
-// connections is a ConnectionCounter that answers a number, or an error below zero.
-type connections struct{ open atomic.Int64 }
-
-func (c *connections) Open(context.Context, string, string) (int64, error) {
-	if n := c.open.Load(); n >= 0 {
-		return n, nil
-	}
-	return 0, errors.New("no answer")
-}
 
 // started runs the operator in a namespace of its own with the sample applied and rolled out.
 func started(t *testing.T) (*v1alpha1.ShopSet, *connections) {
@@ -528,10 +514,7 @@ func remove(t *testing.T, ss *v1alpha1.ShopSet) {
 func children(t *testing.T, namespace string) []string {
 	t.Helper()
 	var names []string
-	for _, list := range []client.ObjectList{
-		&appsv1.DeploymentList{}, &corev1.ServiceList{}, &corev1.ConfigMapList{}, &policyv1.PodDisruptionBudgetList{},
-		&networkingv1.NetworkPolicyList{}, &autoscalingv2.HorizontalPodAutoscalerList{}, &appsv1.ControllerRevisionList{},
-	} {
+	for _, list := range childLists() {
 		if err := cluster.admin.List(t.Context(), list, client.InNamespace(namespace), client.HasLabels{cell.LabelShopSet}); err != nil {
 			t.Fatal(err)
 		}
@@ -540,130 +523,9 @@ func children(t *testing.T, namespace string) []string {
 	return names
 }
 
-// TestDrain: a drained cell is idle when its edge has no connections, and serves again after.
-func TestDrain(t *testing.T) {
-	ss, counter := started(t)
-	edgePod(t, ss)
-	counter.open.Store(3)
-	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Traffic = v1alpha1.TrafficDrain })
-	waitCondition(t, ss, v1alpha1.ConditionIdle, metav1.ConditionFalse, "open connections at the edge")
-	service := &corev1.Service{}
-	if err := get(t, service, ss.Namespace, "a-proxy"); err != nil || service.Spec.Selector["shopset.dev/drained"] == "" {
-		t.Fatalf("the edge is still in service: %v %v", service.Spec.Selector, err)
-	}
-	counter.open.Store(0)
-	waitCondition(t, ss, v1alpha1.ConditionIdle, metav1.ConditionTrue, "no connection is open")
-	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Traffic = v1alpha1.TrafficActive })
-	waitCondition(t, ss, v1alpha1.ConditionIdle, metav1.ConditionFalse, "the edge receives traffic")
-	eventually(t, func() error {
-		if err := get(t, service, ss.Namespace, "a-proxy"); err != nil {
-			return err
-		}
-		if service.Spec.Selector["shopset.dev/drained"] != "" {
-			return errors.New("the edge is not back in service")
-		}
-		return nil
-	})
-}
-
-// TestDeletionDrainsFirst: connections hold it up, with the reason in sight; then all is gone.
-func TestDeletionDrainsFirst(t *testing.T) {
-	ss, counter := started(t)
-	pod := edgePod(t, ss)
-	counter.open.Store(-1)
-	if err := cluster.admin.Delete(t.Context(), ss); err != nil {
-		t.Fatal(err)
-	}
-	waitDeleting := func(message string) {
-		t.Helper()
-		eventually(t, func() error {
-			if err := get(t, ss, ss.Namespace, ss.Name); err != nil {
-				return err
-			}
-			for _, condition := range ss.Status.Conditions {
-				if condition.Type == v1alpha1.ConditionReady && strings.Contains(condition.Message, message) {
-					return nil
-				}
-			}
-			return fmt.Errorf("conditions are %v", ss.Status.Conditions)
-		})
-	}
-	waitDeleting("Pod " + pod.Name + " does not tell its connections: no answer")
-	counter.open.Store(2)
-	waitDeleting("open connections at the edge")
-	if err := get(t, &appsv1.Deployment{}, ss.Namespace, "a-proxy"); err != nil {
-		t.Fatalf("deleted with open connections: %v", err)
-	}
-	counter.open.Store(0)
-	waitDeleting("1 Pods are still ending")
-	if err := cluster.admin.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
-		t.Fatal(err)
-	}
-	remove(t, ss)
-}
-
-func TestDeletionDeadline(t *testing.T) {
-	ss, counter := started(t)
-	pod := edgePod(t, ss)
-	counter.open.Store(5)
-	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Drain.Deadline = &metav1.Duration{Duration: 3 * time.Second} })
-	if err := cluster.admin.Delete(t.Context(), ss); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() error {
-		if err := get(t, &appsv1.Deployment{}, ss.Namespace, "a-proxy"); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("not deleted after the deadline: %v", err)
-		}
-		return nil
-	})
-	if err := cluster.admin.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
-		t.Fatal(err)
-	}
-	remove(t, ss)
-}
-
-// TestDeletionInAnyPhase: before the operator ran at all, with a bad spec, and right after creation.
-func TestDeletionInAnyPhase(t *testing.T) {
-	namespace := newNamespace(t)
-	startOperator(t, namespace, &connections{})
-	for i := range 5 {
-		ss := sample(t, namespace, "a")
-		if i == 1 {
-			ss.Spec.Components[2].Uses = []string{"proxy"}
-		}
-		create(t, ss)
-		switch i {
-		case 1:
-			waitCondition(t, ss, v1alpha1.ConditionStalled, metav1.ConditionTrue, "circle")
-		case 2:
-			eventually(t, func() error { return get(t, &corev1.Service{}, namespace, "a-proxy") })
-		case 3:
-			rollOutAll(t, ss)
-		case 4:
-			rollOutAll(t, ss)
-			change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[2].Uses = []string{"proxy"} })
-			waitCondition(t, ss, v1alpha1.ConditionStalled, metav1.ConditionTrue, "circle")
-		}
-		remove(t, ss)
+func childLists() []client.ObjectList {
+	return []client.ObjectList{
+		&appsv1.DeploymentList{}, &corev1.ServiceList{}, &corev1.ConfigMapList{}, &policyv1.PodDisruptionBudgetList{},
+		&networkingv1.NetworkPolicyList{}, &autoscalingv2.HorizontalPodAutoscalerList{}, &appsv1.ControllerRevisionList{},
 	}
 }
-
-// edgePod makes a Pod of the edge that runs, as the kubelet would report it.
-func edgePod(t *testing.T, ss *v1alpha1.ShopSet) *corev1.Pod {
-	t.Helper()
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ss.Namespace, Name: "a-proxy-0", Labels: map[string]string{
-			cell.LabelShopSet: ss.Name, cell.LabelComponent: "proxy",
-		}},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "proxy", Image: "x"}}},
-	}
-	create(t, pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "192.0.2.1", PodIPs: []corev1.PodIP{{IP: "192.0.2.1"}},
-		ContainerStatuses: []corev1.ContainerStatus{{Name: "proxy", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
-	if err := cluster.admin.Status().Update(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
-	return pod
-}
-
-var _ operator.ConnectionCounter = (*connections)(nil)
