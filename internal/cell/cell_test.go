@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	appsv1 "k8s.io/api/apps/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/shopset/shopset/api/v1alpha1"
@@ -183,127 +182,6 @@ func TestProblems(t *testing.T) {
 				t.Fatalf("got  %v\nwant %s", err, test.want)
 			}
 		})
-	}
-}
-
-func TestPlan(t *testing.T) {
-	ss := load(t, "sample")
-	before := build(t, ss)
-	ss.Spec.Values["RELEASE"] = "2" // Changes every component.
-	after := build(t, ss)
-
-	at := func(c *cell.Cell, name string, ready bool) *appsv1.Deployment {
-		d := component(c, name).Deployment.DeepCopy()
-		if ready {
-			n := cell.Desired(d)
-			d.Status = appsv1.DeploymentStatus{Replicas: n, UpdatedReplicas: n, AvailableReplicas: n}
-		}
-		return d
-	}
-	for _, test := range []struct {
-		name string
-		live map[string]*appsv1.Deployment
-		want string
-	}{
-		{"first start: all at once", nil, "map[]"},
-		{"all at the earlier revision: only api may change", map[string]*appsv1.Deployment{
-			"proxy": at(before, "proxy", true), "shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(before, "api", true),
-		}, "map[cart:[api] proxy:[shop cart] shop:[api]]"},
-		{"api changes: the others wait", map[string]*appsv1.Deployment{
-			"proxy": at(before, "proxy", true), "shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(after, "api", false),
-		}, "map[cart:[api] proxy:[shop cart] shop:[api]]"},
-		{"api done: shop and cart may change", map[string]*appsv1.Deployment{
-			"proxy": at(before, "proxy", true), "shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(after, "api", true),
-		}, "map[proxy:[shop cart]]"},
-		{"shop done, cart under way", map[string]*appsv1.Deployment{
-			"proxy": at(before, "proxy", true), "shop": at(after, "shop", true), "cart": at(after, "cart", false), "api": at(after, "api", true),
-		}, "map[proxy:[cart]]"},
-		{"a component that is gone is created at once", map[string]*appsv1.Deployment{
-			"shop": at(before, "shop", true), "cart": at(before, "cart", true), "api": at(before, "api", true),
-		}, "map[cart:[api] shop:[api]]"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := fmt.Sprint(cell.Plan(after, test.live)); got != test.want {
-				t.Fatalf("got %s, want %s", got, test.want)
-			}
-		})
-	}
-}
-
-// TestHold: a component that waits keeps its Pod template and config, and follows the new number of
-// replicas all the same.
-func TestHold(t *testing.T) {
-	ss := load(t, "sample")
-	before := build(t, ss)
-	stored, err := cell.EncodeRevision(&ss.Spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	earlier, err := cell.DecodeRevision(stored)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ss.Spec.Values["RELEASE"] = "2"
-	ss.Spec.Components[0].Config[0].Template += "# 2\n"
-	ss.Spec.Components[0].Replicas = new(int32(7))
-	after := build(t, ss)
-
-	if !after.Hold("proxy", component(before, "proxy").Revision, cell.NewHistory(ss, []*v1alpha1.ShopSetSpec{&ss.Spec, earlier})) {
-		t.Fatal("the earlier revision was not found")
-	}
-	held, old := component(after, "proxy"), component(before, "proxy")
-	if held.Deployment.Annotations[cell.AnnotationRevision] != old.Revision || held.Config.Name != old.Config.Name {
-		t.Error("the held component is not at its earlier revision")
-	}
-	if *held.Deployment.Spec.Replicas != 7 {
-		t.Errorf("replicas are %d, want the new 7", *held.Deployment.Spec.Replicas)
-	}
-	if held.Revision == old.Revision {
-		t.Error("the wanted revision must stay the new one")
-	}
-	if after.Hold("proxy", "unknown", cell.NewHistory(ss, []*v1alpha1.ShopSetSpec{earlier})) {
-		t.Error("found a revision that is not on record")
-	}
-}
-
-func TestWiden(t *testing.T) {
-	ss := load(t, "sample")
-	before := ss.DeepCopy()
-	ss.Spec.Components[0].Uses = []string{"shop"}
-	ss.Spec.Components[0].Config = nil
-	after := build(t, ss)
-	if got := len(component(after, "cart").NetworkPolicy.Spec.Ingress); got != 0 {
-		t.Fatalf("nobody uses cart, but %d rules let somebody in", got)
-	}
-	after.Widen(ss, &before.Spec)
-	rules := component(after, "cart").NetworkPolicy.Spec.Ingress
-	if len(rules) != 1 || len(rules[0].From) != 1 || rules[0].From[0].PodSelector.MatchLabels[cell.LabelComponent] != "proxy" {
-		t.Fatalf("proxy still runs at the earlier revision and is shut out: %v", rules)
-	}
-	if len(component(after, "shop").NetworkPolicy.Spec.Ingress[0].From) != 1 {
-		t.Error("an unchanged user is let in twice")
-	}
-}
-
-// TestWidenPorts: shop still calls api at its earlier port when the Pods of api have another.
-func TestWidenPorts(t *testing.T) {
-	ss := load(t, "sample")
-	before := ss.DeepCopy()
-	ss.Spec.Components[3].Ports[0].Port = 8081
-	after := build(t, ss)
-	after.Widen(ss, &before.Spec)
-	after.Widen(ss, &before.Spec) // Several earlier revisions may say the same.
-	api := component(after, "api")
-	var got []string
-	for _, port := range api.Service.Spec.Ports {
-		got = append(got, fmt.Sprintf("%s %d→%s", port.Name, port.Port, port.TargetPort.String()))
-	}
-	if want := "[http 8081→http http-8080 8080→http]"; fmt.Sprint(got) != want {
-		t.Errorf("the Service has %v, want %s", got, want)
-	}
-	rule := api.NetworkPolicy.Spec.Ingress[0]
-	if len(rule.Ports) != 2 || len(rule.From) != 2 {
-		t.Errorf("the policy lets %d users in at %d ports, want 2 at 2: %v", len(rule.From), len(rule.Ports), rule)
 	}
 }
 

@@ -17,7 +17,8 @@
 // Plan decides what a change may touch now: a component that does not exist yet is created at once
 // (recovery time counts, readiness does the rest); one that exists changes only when every component
 // it uses has finished changing. Until then it stays at its earlier revision, which is built again
-// from the recorded spec.
+// from the recorded spec. Widen keeps open what Pods of earlier revisions call and how they are called;
+// which these are is told by the revision label of the Pods, not by how far the change seems to be.
 //
 // Covers decides whether a live object still says all that a desired one says, so that nothing is
 // written when nothing is wrong.

@@ -17,6 +17,8 @@ const (
 	LabelComponent = "shopset.dev/component"
 	// LabelEdge is on the Service that brings traffic into the cell.
 	LabelEdge = "shopset.dev/edge"
+	// LabelRevision is on every Pod: the revision of its component.
+	LabelRevision = "shopset.dev/revision"
 	// AnnotationRevision on a Deployment is the revision of its Pod template.
 	AnnotationRevision = "shopset.dev/revision"
 	// AnnotationApplied is the hash of an object as the operator applied it. A field that the

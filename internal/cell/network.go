@@ -111,60 +111,90 @@ func peer(shopSet, component string) networkingv1.NetworkPolicyPeer {
 	}
 }
 
-// Widen keeps the ways of an earlier revision open as long as Pods of it may run: who used a component
-// still gets in, and at the ports where it was. The door closes behind the last one, not in front of it.
-func (c *Cell) Widen(ss *v1alpha1.ShopSet, before *v1alpha1.ShopSetSpec) {
+// Widen keeps open what Pods of earlier revisions need as long as they run: they reach those they use,
+// at the ports that they know, and are reached at their own. The door closes behind the last one, not in
+// front of it.
+func (c *Cell) Widen(ss *v1alpha1.ShopSet, earlier []Running, history *History) {
+	if len(earlier) == 0 {
+		return
+	}
+	for _, running := range earlier {
+		for _, spec := range history.specs(running) {
+			c.widenFor(ss, running.Component, spec)
+		}
+	}
 	for i := range c.Components {
 		component := &c.Components[i]
-		now, then := find(ss, component.Name), findIn(before, component.Name)
-		if then == nil || len(now.Ports) == 0 {
+		if component.Service == nil {
 			continue
 		}
-		component.keepUsers(ss, now, usersOf(before, component.Name))
-		component.keepPorts(now, then)
+		for j := range component.NetworkPolicy.Spec.Ingress {
+			if rule := &component.NetworkPolicy.Spec.Ingress[j]; !isAdminRule(rule) {
+				rule.Ports = portsOf(component.Service)
+			}
+		}
 		Seal(component.Service)
 		Seal(component.NetworkPolicy)
 	}
 }
 
-// keepPorts leads the numbers of earlier ports to the ports of the same name now. A Pod of either
-// revision knows the name, each by its own number.
-func (c *Component) keepPorts(now, then *v1alpha1.Component) {
-	for _, port := range then.Ports {
-		if slices.ContainsFunc(c.Service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port.Port }) {
-			continue
-		}
-		target := intstr.FromInt32(port.Port)
-		if slices.ContainsFunc(now.Ports, func(p v1alpha1.Port) bool { return p.Name == port.Name }) {
-			target = intstr.FromString(port.Name)
-		}
-		c.Service.Spec.Ports = append(c.Service.Spec.Ports, corev1.ServicePort{
-			Name: fmt.Sprintf("%s-%d", port.Name, port.Port), Port: port.Port, Protocol: corev1.ProtocolTCP, TargetPort: target,
-		})
-		for i := range c.NetworkPolicy.Spec.Ingress {
-			rule := &c.NetworkPolicy.Spec.Ingress[i]
-			if !isAdminRule(rule) {
-				rule.Ports = append(rule.Ports, networkPort(intstr.FromInt32(port.Port)))
-			}
+// widenFor keeps open what one component needs that runs as an earlier spec says.
+func (c *Cell) widenFor(ss *v1alpha1.ShopSet, name string, spec *v1alpha1.ShopSetSpec) {
+	then := findIn(spec, name)
+	if then == nil {
+		return
+	}
+	if own := c.component(name); own != nil {
+		own.keepPorts(ss, then)
+	}
+	for _, used := range then.Uses {
+		if callee := c.component(used); callee != nil {
+			callee.keepPorts(ss, findIn(spec, used))
+			callee.keepUser(ss, name)
 		}
 	}
 }
 
-func (c *Component) keepUsers(ss *v1alpha1.ShopSet, now *v1alpha1.Component, users []string) {
+// keepPorts leaves the numbers of earlier ports in the Service. Every Pod finds its own number by the
+// port's name; where a number goes on under another name, it is led there by number.
+func (c *Component) keepPorts(ss *v1alpha1.ShopSet, then *v1alpha1.Component) {
+	if len(then.Ports) == 0 {
+		return
+	}
+	if c.Service == nil {
+		c.Service = service(ss, &v1alpha1.Component{Name: then.Name, Ports: then.Ports})
+		c.Service.OwnerReferences = c.Deployment.OwnerReferences
+	}
+	for _, port := range then.Ports {
+		at := slices.IndexFunc(c.Service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port.Port })
+		if at < 0 {
+			c.Service.Spec.Ports = append(c.Service.Spec.Ports, corev1.ServicePort{
+				Name: fmt.Sprintf("%s-%d", port.Name, port.Port), Port: port.Port,
+				Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromString(port.Name),
+			})
+			continue
+		}
+		target := &c.Service.Spec.Ports[at].TargetPort
+		known := slices.ContainsFunc(then.Ports, func(p v1alpha1.Port) bool { return p.Name == target.StrVal })
+		if target.Type == intstr.String && !known {
+			*target = intstr.FromInt32(port.Port)
+		}
+	}
+}
+
+// keepUser lets a component in that used this one.
+func (c *Component) keepUser(ss *v1alpha1.ShopSet, user string) {
 	rules := c.NetworkPolicy.Spec.Ingress
-	if now.Edge {
+	if len(rules) == 0 || isAdminRule(&rules[0]) {
+		rules = append([]networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{}}}, rules...)
+	} else if len(rules[0].From) == 0 {
 		return // Open to everybody.
 	}
-	for _, user := range users {
-		if len(rules) == 0 || isAdminRule(&rules[0]) {
-			rules = append([]networkingv1.NetworkPolicyIngressRule{{Ports: networkPorts(now.Ports)}}, rules...)
-		}
-		candidate := peer(ss.Name, user)
-		if !slices.ContainsFunc(rules[0].From, func(p networkingv1.NetworkPolicyPeer) bool {
-			return equality.Semantic.DeepEqual(p, candidate)
-		}) {
-			rules[0].From = append(rules[0].From, candidate)
-		}
+	candidate := peer(ss.Name, user)
+	if !slices.ContainsFunc(rules[0].From, func(p networkingv1.NetworkPolicyPeer) bool {
+		return equality.Semantic.DeepEqual(p, candidate)
+	}) {
+		rules[0].From = append(rules[0].From, candidate)
 	}
 	c.NetworkPolicy.Spec.Ingress = rules
 }
@@ -172,6 +202,15 @@ func (c *Component) keepUsers(ss *v1alpha1.ShopSet, now *v1alpha1.Component, use
 // isAdminRule tells the rule for the health ports from the one for traffic.
 func isAdminRule(rule *networkingv1.NetworkPolicyIngressRule) bool {
 	return len(rule.From) == 1 && rule.From[0].NamespaceSelector != nil
+}
+
+// portsOf are the ports of the Pods behind a Service: they have its numbers, all or some of them.
+func portsOf(service *corev1.Service) []networkingv1.NetworkPolicyPort {
+	var result []networkingv1.NetworkPolicyPort
+	for _, port := range service.Spec.Ports {
+		result = append(result, networkPort(intstr.FromInt32(port.Port)))
+	}
+	return result
 }
 
 func networkPorts(ports []v1alpha1.Port) []networkingv1.NetworkPolicyPort {

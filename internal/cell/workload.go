@@ -24,6 +24,8 @@ func meta(ss *v1alpha1.ShopSet, component string) metav1.ObjectMeta {
 
 // deployment keeps full capacity during a change: a new Pod is ready before an old one goes.
 func deployment(ss *v1alpha1.ShopSet, component *v1alpha1.Component, template corev1.PodTemplateSpec) *appsv1.Deployment {
+	revision := hash(template)
+	template.Labels[LabelRevision] = revision
 	result := &appsv1.Deployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
 		ObjectMeta: meta(ss, component.Name),
@@ -41,7 +43,7 @@ func deployment(ss *v1alpha1.ShopSet, component *v1alpha1.Component, template co
 			},
 		},
 	}
-	result.Annotations = map[string]string{AnnotationRevision: hash(template)}
+	result.Annotations = map[string]string{AnnotationRevision: revision}
 	return result
 }
 

@@ -292,12 +292,11 @@ func (r *Reconciler) turndown(ctx context.Context, ss *v1alpha1.ShopSet, seen *o
 func (r *Reconciler) closeEdge(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed) error {
 	specs := []*v1alpha1.ShopSetSpec{&ss.Spec}
 	for _, revision := range seen.revisions {
-		specs = append(specs, revision.Spec)
+		if spec, err := cell.DecodeRevision(revision.Data); err == nil {
+			specs = append(specs, spec)
+		}
 	}
 	for _, spec := range specs {
-		if spec == nil {
-			continue
-		}
 		candidate := ss.DeepCopy()
 		candidate.Spec = *spec.DeepCopy()
 		desired, err := cell.Build(candidate)

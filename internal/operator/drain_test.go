@@ -113,9 +113,7 @@ func TestDeletionDrainsFirst(t *testing.T) {
 	if err := get(t, &networkingv1.NetworkPolicy{}, ss.Namespace, "a-proxy"); err != nil {
 		t.Fatalf("gone before the Pods: %v", err)
 	}
-	if err := cluster.admin.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
-		t.Fatal(err)
-	}
+	endPod(t, pod)
 	remove(t, ss)
 }
 
@@ -133,9 +131,7 @@ func TestDeletionDeadline(t *testing.T) {
 		}
 		return nil
 	})
-	if err := cluster.admin.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
-		t.Fatal(err)
-	}
+	endPod(t, pod)
 	remove(t, ss)
 }
 
@@ -254,20 +250,46 @@ func TestDeletionInAnyPhase(t *testing.T) {
 	}
 }
 
-// edgePod makes a Pod of the edge that runs, as the kubelet would report it.
+// edgePod makes a Pod of the edge that runs.
 func edgePod(t *testing.T, ss *v1alpha1.ShopSet) *corev1.Pod {
 	t.Helper()
+	return runningPod(t, ss, "proxy")
+}
+
+// runningPod makes a Pod of a component at its Deployment's present revision that runs, as the kubelet
+// would report it.
+func runningPod(t *testing.T, ss *v1alpha1.ShopSet, component string) *corev1.Pod {
+	t.Helper()
+	d := &appsv1.Deployment{}
+	if err := get(t, d, ss.Namespace, cell.ObjectName(ss.Name, component)); err != nil {
+		t.Fatal(err)
+	}
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ss.Namespace, Name: "a-proxy-0", Labels: map[string]string{
-			cell.LabelShopSet: ss.Name, cell.LabelComponent: "proxy",
-		}},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "proxy", Image: "x"}}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: ss.Namespace, GenerateName: d.Name + "-", Labels: d.Spec.Template.Labels,
+			Finalizers: []string{"test.shopset.dev/terminating"},
+		},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: component, Image: "x"}}},
 	}
 	create(t, pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "192.0.2.1", PodIPs: []corev1.PodIP{{IP: "192.0.2.1"}},
-		ContainerStatuses: []corev1.ContainerStatus{{Name: "proxy", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
+		ContainerStatuses: []corev1.ContainerStatus{{Name: component, Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
 	if err := cluster.admin.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	return pod
+}
+
+// terminate tells a Pod to end; endPod ends it.
+func terminate(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	if err := cluster.admin.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+		t.Fatal(err)
+	}
+}
+
+func endPod(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	terminate(t, pod)
+	change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
 }

@@ -1,9 +1,13 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -105,14 +109,29 @@ func (o *observed) add(ss *v1alpha1.ShopSet, object client.Object) error {
 	case *appsv1.Deployment:
 		o.deployments[typed.Labels[cell.LabelComponent]] = typed
 	case *appsv1.ControllerRevision:
-		spec, err := cell.DecodeRevision(typed.Data.Raw)
-		if err != nil {
-			// A record that cannot be read helps nobody; it is pruned with the old ones.
-			spec = nil
-		}
-		o.revisions = append(o.revisions, cell.Revision{Name: typed.Name, Number: typed.Revision, Spec: spec})
+		o.revisions = append(o.revisions, cell.Revision{Name: typed.Name, Number: typed.Revision, Data: typed.Data.Raw})
 		return nil
 	}
 	o.objects[keyOf(object)] = object
 	return nil
+}
+
+// running lists what Pods run, also those that are on their way out, and what Deployments are about to
+// start; sorted.
+func (o *observed) running() []cell.Running {
+	set := map[cell.Running]bool{}
+	for name, deployment := range o.deployments {
+		set[cell.Running{Component: name, Revision: deployment.Annotations[cell.AnnotationRevision]}] = true
+	}
+	for name, pods := range o.pods {
+		for i := range pods {
+			ended := pods[i].Status.Phase == corev1.PodFailed || pods[i].Status.Phase == corev1.PodSucceeded
+			if revision := pods[i].Labels[cell.LabelRevision]; revision != "" && !ended {
+				set[cell.Running{Component: name, Revision: revision}] = true
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(set), func(a, b cell.Running) int {
+		return cmp.Or(strings.Compare(a.Component, b.Component), strings.Compare(a.Revision, b.Revision))
+	})
 }

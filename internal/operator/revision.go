@@ -29,7 +29,7 @@ func hasRevision(name, revision string) bool { return strings.HasSuffix(name, "-
 func (r *Reconciler) recordRevision(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed, revision string) error {
 	if len(seen.revisions) > 0 && hasRevision(seen.revisions[0].Name, revision) {
 		r.memory.drop(ss.UID, objectKey{"ControllerRevision", seen.revisions[0].Name})
-		return r.pruneRevisions(ctx, ss, seen)
+		return nil
 	}
 	key := objectKey{"ControllerRevision", revisionName(ss, revision)}
 	if r.memory.applied(ss.UID, key, revision, "", r.now()) {
@@ -71,18 +71,18 @@ func (r *Reconciler) recordRevision(ctx context.Context, ss *v1alpha1.ShopSet, s
 	return nil
 }
 
-// pruneRevisions keeps the newest as many as the spec says, besides the current one.
-func (r *Reconciler) pruneRevisions(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed) error {
+// pruneRevisions keeps the newest as many as the spec says, besides the current one, and those by which
+// something still runs: without them it could be neither held nor reached.
+func (r *Reconciler) pruneRevisions(ctx context.Context, ss *v1alpha1.ShopSet, seen *observed, history *cell.History) error {
 	limit := defaultHistory
 	if ss.Spec.RevisionHistoryLimit != nil {
 		limit = int(*ss.Spec.RevisionHistoryLimit)
 	}
 	var failures []error
 	for i, revision := range seen.revisions {
-		if i <= limit {
-			continue
+		if i > limit && !history.Needed(revision.Name) {
+			failures = append(failures, r.deleteRevision(ctx, ss.Namespace, revision.Name))
 		}
-		failures = append(failures, r.deleteRevision(ctx, ss.Namespace, revision.Name))
 	}
 	return errors.Join(failures...)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
@@ -147,25 +148,18 @@ func (r *Reconciler) bringAbout(ctx context.Context, ss *v1alpha1.ShopSet, seen 
 		return []error{err}
 	}
 	out.waits = cell.Plan(desired, seen.deployments)
-	skip := r.hold(ss, seen, out)
-	settled := len(out.waits) == 0 && seen.settled(desired)
-	if !settled {
-		for _, revision := range seen.revisions {
-			if revision.Spec != nil && !hasRevision(revision.Name, desired.Revision) {
-				desired.Widen(ss, revision.Spec)
-			}
-		}
-	}
+	history := cell.NewHistory(ss, seen.revisions)
+	earlier := desired.Earlier(seen.running())
+	skip := hold(seen, out, history)
+	seen.holdEdge(ss, desired, skip)
+	desired.Widen(ss, earlier, history)
 	for i := range desired.Components {
 		component := &desired.Components[i]
 		keepReplicas(component, seen.deployments[component.Name])
 	}
 	var failures []error
 	for _, object := range desired.Objects() {
-		if skip[keyOf(object)] {
-			continue
-		}
-		lagging, err := r.ensure(ctx, ss, object, seen.objects[keyOf(object)])
+		lagging, err := r.ensureUnless(ctx, skip, ss, object, seen.objects[keyOf(object)])
 		out.lagging = out.lagging || lagging
 		if reason := refusal(err); reason != "" {
 			out.refused[object.GetLabels()[cell.LabelComponent]] = reason
@@ -174,32 +168,53 @@ func (r *Reconciler) bringAbout(ctx context.Context, ss *v1alpha1.ShopSet, seen 
 		}
 	}
 	if len(failures) == 0 {
-		failures = append(failures, r.prune(ctx, ss, seen, desired, settled)...)
+		failures = append(failures, r.prune(ctx, ss, seen, desired, earlier, history)...)
 	}
 	return failures
 }
 
 // hold puts components that must wait back to the revision they are at. Where that is not on record
-// any more, their Deployment is left as it is.
-func (r *Reconciler) hold(ss *v1alpha1.ShopSet, seen *observed, out *outcome) (skip map[objectKey]bool) {
-	if len(out.waits) == 0 {
-		return nil
-	}
+// any more, their Deployment is left as it is, but for the number of its Pods.
+func hold(seen *observed, out *outcome, history *cell.History) (skip map[objectKey]bool) {
 	skip = map[objectKey]bool{}
-	var history []*v1alpha1.ShopSetSpec
-	for _, revision := range seen.revisions {
-		if revision.Spec != nil {
-			history = append(history, revision.Spec)
-		}
-	}
-	earlier := cell.NewHistory(ss, history)
 	for name := range out.waits {
 		live := seen.deployments[name]
-		if !out.cell.Hold(name, live.Annotations[cell.AnnotationRevision], earlier) {
+		if !out.cell.Hold(name, live.Annotations[cell.AnnotationRevision], history) {
 			skip[keyOf(live)] = true
 		}
 	}
 	return skip
+}
+
+// holdEdge leaves the way into a component that is no longer the edge as it is, until the new edge serves.
+func (o *observed) holdEdge(ss *v1alpha1.ShopSet, desired *cell.Cell, skip map[objectKey]bool) {
+	for i := range ss.Spec.Components {
+		if ss.Spec.Components[i].Edge && cell.Settled(&desired.Components[i], o.deployments[ss.Spec.Components[i].Name]) {
+			return
+		}
+	}
+	for _, service := range o.edges() {
+		if at := slices.IndexFunc(ss.Spec.Components, func(c v1alpha1.Component) bool {
+			return c.Name == service.Labels[cell.LabelComponent]
+		}); at >= 0 && !ss.Spec.Components[at].Edge {
+			skip[keyOf(service)] = true
+			skip[objectKey{"NetworkPolicy", service.Name}] = true
+		}
+	}
+}
+
+// ensureUnless applies an object that is not to be skipped.
+func (r *Reconciler) ensureUnless(ctx context.Context, skip map[objectKey]bool, ss *v1alpha1.ShopSet, object cell.Object, live client.Object) (lagging bool, err error) {
+	if !skip[keyOf(object)] {
+		return r.ensure(ctx, ss, object, live)
+	}
+	wanted, ok := object.(*appsv1.Deployment)
+	if !ok || wanted.Spec.Replicas == nil || *wanted.Spec.Replicas == cell.Desired(live.(*appsv1.Deployment)) {
+		return false, nil
+	}
+	scaled := live.(*appsv1.Deployment).DeepCopy()
+	scaled.Spec.Replicas = wanted.Spec.Replicas
+	return false, r.Client.Patch(ctx, scaled, client.MergeFrom(live), client.FieldOwner(cell.Manager))
 }
 
 // retry says when to look again without being told by a watch; zero is never.
@@ -218,7 +233,7 @@ func (o *outcome) retry(ss *v1alpha1.ShopSet) time.Duration {
 	}
 }
 
-// settled says whether every component runs at the wanted revision and serves.
+// settled says whether every component runs at the wanted revision and serves, but for single Pods.
 func (o *observed) settled(desired *cell.Cell) bool {
 	return !slices.ContainsFunc(desired.Components, func(c cell.Component) bool {
 		return !cell.Settled(&c, o.deployments[c.Name])

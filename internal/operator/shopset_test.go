@@ -251,12 +251,18 @@ func TestConfigRollsBackWithCode(t *testing.T) {
 	}
 	first := config()
 	template := ss.Spec.Components[0].Config[0].Template
+	pod := runningPod(t, ss, "proxy")
 	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[0].Config[0].Template += "# new\n" })
 	waitCondition(t, ss, v1alpha1.ConditionReady, metav1.ConditionFalse, "proxy")
 	if err := get(t, &corev1.ConfigMap{}, ss.Namespace, first); err != nil {
 		t.Errorf("Pods of the earlier revision still run, but their config is gone: %v", err)
 	}
 	rollOutAll(t, ss)
+	terminate(t, pod)
+	if err := get(t, &corev1.ConfigMap{}, ss.Namespace, first); err != nil {
+		t.Errorf("a Pod of the earlier revision is on its way out, but its config is gone: %v", err)
+	}
+	endPod(t, pod)
 	eventually(t, func() error {
 		if err := get(t, &corev1.ConfigMap{}, ss.Namespace, first); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the earlier config is not pruned: %v", err)
@@ -275,6 +281,7 @@ func TestConfigRollsBackWithCode(t *testing.T) {
 // uses it.
 func TestRemovedComponentGoesLast(t *testing.T) {
 	ss, _ := started(t)
+	pod := runningPod(t, ss, "shop")
 	change(t, ss, func(s *v1alpha1.ShopSet) {
 		s.Spec.Components[1].Uses = nil
 		s.Spec.Components = s.Spec.Components[:2]
@@ -288,6 +295,14 @@ func TestRemovedComponentGoesLast(t *testing.T) {
 		t.Fatalf("shop is shut out of api before its time: %v %v", policy.Spec, err)
 	}
 	rollOutAll(t, ss)
+	terminate(t, pod)
+	// Another change is through while the last earlier Pod of shop still ends.
+	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Values["LOG_LEVEL"] = "debug" })
+	rollOutAll(t, ss)
+	if err := get(t, &appsv1.Deployment{}, ss.Namespace, "a-api"); err != nil {
+		t.Fatalf("api went before the last Pod that uses it: %v", err)
+	}
+	endPod(t, pod)
 	for _, object := range []client.Object{&appsv1.Deployment{}, &corev1.Service{}, &policyv1.PodDisruptionBudget{}, &networkingv1.NetworkPolicy{}} {
 		eventually(t, func() error {
 			if err := get(t, object, ss.Namespace, "a-api"); !apierrors.IsNotFound(err) {

@@ -148,7 +148,7 @@ func (r *Reconciler) componentStatus(ctx context.Context, ss *v1alpha1.ShopSet, 
 			status.Message = r.explain(ctx, ss, seen, name, live, out, &stuck)
 		case len(out.waits[name]) > 0:
 			status.Message = "waits until the change of " + strings.Join(out.waits[name], " and ") + " is done"
-		case live == nil || !cell.Settled(&out.cell.Components[i], live):
+		case live == nil || !cell.Ready(&out.cell.Components[i], live):
 			wanted := out.cell.Components[i].Deployment
 			if live == nil {
 				status.Desired, status.Revision = cell.Desired(wanted), out.cell.Components[i].Revision
