@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/shopset/shopset/api/v1alpha1"
@@ -167,6 +170,22 @@ func TestProblems(t *testing.T) {
 					Path: fmt.Sprint("/c", i), Template: strings.Repeat("x", 400<<10)})
 			}
 		}, "spec.components[proxy].config: the rendered files up to /c2 have 1200 KiB together; a ConfigMap holds 1024"},
+		{"overlay that takes what is the operator's", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[3].PodTemplate.Raw = []byte(`{"metadata":{"creationTimestamp":"2026-01-02T03:04:05Z",
+				"labels":{"shopset.dev/drained":"true","shopset.dev/component":"shop"},"annotations":{"shopset.dev/revision":"x"}},
+				"spec":{"containers":[{"$patch":"replace"},{"name":"other","image":"x"}]}}`)
+		}, "spec.components[api].podTemplate.metadata.labels: shopset.dev/component belongs to the operator; take it out; " +
+			"spec.components[api].podTemplate.metadata.labels: shopset.dev/drained belongs to the operator; take it out; " +
+			"spec.components[api].podTemplate.metadata.annotations: shopset.dev/revision belongs to the operator; take it out; " +
+			"spec.components[api].podTemplate.metadata: only labels and annotations can be set here; " +
+			"spec.components[api].podTemplate.spec.containers: the container api is the component itself and must stay"},
+		{"volumes", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[3].Volumes = []corev1.Volume{{Name: "data"}, {Name: "data"}, {Name: "shopset-tmp"}}
+			s.Spec.Components[3].VolumeMounts = []corev1.VolumeMount{{Name: "date", MountPath: "/a"}, {Name: "data", MountPath: "/a"}}
+		}, "spec.components[api].volumes: data is there twice; rename one (shopset-config and shopset-tmp are the operator's own); " +
+			"spec.components[api].volumes: shopset-tmp is there twice; rename one (shopset-config and shopset-tmp are the operator's own); " +
+			"spec.components[api].volumeMounts: date is mounted at /a, but there is no volume of that name; " +
+			"spec.components[api].volumeMounts: two volumes or config files are mounted at /a"},
 		{"all at once", func(s *v1alpha1.ShopSet) {
 			s.Spec.Values["SHOPSET"] = "x"
 			s.Spec.Components[0].Ports[1].Port = 8443
@@ -208,6 +227,12 @@ func TestCovers(t *testing.T) {
 			q.SetMilli(50)
 			r["cpu"] = q
 		}, true},
+		{"privileged", func(c *cell.Component) {
+			*c.Deployment.Spec.Template.Spec.Containers[0].SecurityContext.Privileged = true
+		}, false},
+		{"zero behind a pointer", func(c *cell.Component) {
+			c.Deployment.Spec.Strategy.RollingUpdate.MaxUnavailable.IntVal = 1
+		}, false},
 		{"replicas", func(c *cell.Component) { *c.Deployment.Spec.Replicas = 1 }, false},
 		{"label removed", func(c *cell.Component) { delete(c.Deployment.Labels, cell.LabelShopSet) }, false},
 		{"owner removed", func(c *cell.Component) { c.Deployment.OwnerReferences = nil }, false},
@@ -235,6 +260,18 @@ func TestCovers(t *testing.T) {
 				t.Fatalf("Covers is %v", got)
 			}
 		})
+	}
+}
+
+// TestCoversTimes: a struct with hidden fields is one value.
+func TestCoversTimes(t *testing.T) {
+	at := func(second int64) *appsv1.Deployment {
+		d := &appsv1.Deployment{}
+		d.Spec.Template.CreationTimestamp = metav1.Unix(second, 0)
+		return d
+	}
+	if !cell.Covers(at(1), at(1)) || cell.Covers(at(1), at(2)) {
+		t.Error("times are not compared")
 	}
 }
 

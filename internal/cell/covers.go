@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // Covers says whether live still says everything that desired says. What desired leaves out (nil,
@@ -60,15 +61,25 @@ func coversOwners(desired, live []metav1.OwnerReference) bool {
 // exactFields are Service.spec.selector, LabelSelector.matchLabels and NetworkPolicy.spec.ingress.
 var exactFields = map[string]bool{"Selector": true, "MatchLabels": true, "Ingress": true}
 
-var quantityType = reflect.TypeFor[resource.Quantity]()
+// leaves are structs that are one value.
+var leaves = map[reflect.Type]bool{
+	reflect.TypeFor[resource.Quantity]():  true,
+	reflect.TypeFor[intstr.IntOrString](): true,
+	reflect.TypeFor[metav1.Time]():        true,
+	reflect.TypeFor[metav1.MicroTime]():   true,
+	reflect.TypeFor[metav1.Duration]():    true,
+}
+
+func sameLeaf(desired, live reflect.Value) bool {
+	return equality.Semantic.DeepEqual(desired.Interface(), live.Interface())
+}
 
 func covers(desired, live reflect.Value) bool {
 	if desired.IsZero() {
 		return true
 	}
-	if desired.Type() == quantityType {
-		d, l := desired.Interface().(resource.Quantity), live.Interface().(resource.Quantity)
-		return d.Cmp(l) == 0
+	if leaves[desired.Type()] {
+		return sameLeaf(desired, live)
 	}
 	switch desired.Kind() {
 	case reflect.Pointer:
@@ -106,6 +117,9 @@ func covers(desired, live reflect.Value) bool {
 
 // coversPointer differs from covers in that a zero behind a pointer was meant: replicas: 0.
 func coversPointer(desired, live reflect.Value) bool {
+	if leaves[desired.Type()] {
+		return sameLeaf(desired, live)
+	}
 	switch desired.Kind() {
 	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Pointer:
 		return covers(desired, live)

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -54,7 +56,9 @@ func podTemplate(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []core
 	}
 	mountConfig(&template.Spec, component, config)
 	mountTmp(&template.Spec, component)
-	return overlay(template, ss, component, problems)
+	template = overlay(template, ss, component, problems)
+	checkVolumes(&template.Spec, component.Name, problems)
+	return template
 }
 
 func mainContainer(component *v1alpha1.Component, env []corev1.EnvVar) corev1.Container {
@@ -76,6 +80,7 @@ func mainContainer(component *v1alpha1.Component, env []corev1.EnvVar) corev1.Co
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: new(false),
+			Privileged:               new(false),
 			ReadOnlyRootFilesystem:   new(true),
 			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
@@ -215,9 +220,56 @@ func overlay(template corev1.PodTemplateSpec, ss *v1alpha1.ShopSet, component *v
 		problems.add(field, "is not a Pod template: %v", err)
 		return template
 	}
+	checkOverlay(template, result, component.Name, field, problems)
+	result.ObjectMeta = metav1.ObjectMeta{Labels: result.Labels, Annotations: result.Annotations}
 	if result.Labels == nil {
 		result.Labels = map[string]string{}
 	}
 	maps.Copy(result.Labels, labels(ss.Name, component.Name))
 	return result
+}
+
+// checkOverlay refuses what would make the operator lose sight of its Pods.
+func checkOverlay(before, after corev1.PodTemplateSpec, container, field string, problems *Problems) {
+	own := func(kind string, before, after map[string]string) {
+		for _, key := range sortedKeys(after) {
+			if value, same := before[key]; strings.HasPrefix(key, "shopset.dev/") && (!same || value != after[key]) {
+				problems.add(field+".metadata."+kind, "%s belongs to the operator; take it out", key)
+			}
+		}
+	}
+	own("labels", before.Labels, after.Labels)
+	own("annotations", before.Annotations, after.Annotations)
+	rest := after.ObjectMeta
+	rest.Labels, rest.Annotations = nil, nil
+	if !equality.Semantic.DeepEqual(rest, metav1.ObjectMeta{}) {
+		problems.add(field+".metadata", "only labels and annotations can be set here")
+	}
+	if !slices.ContainsFunc(after.Spec.Containers, func(c corev1.Container) bool { return c.Name == container }) {
+		problems.add(field+".spec.containers", "the container %s is the component itself and must stay", container)
+	}
+}
+
+// checkVolumes finds what the API server would refuse when other objects are applied already.
+func checkVolumes(pod *corev1.PodSpec, component string, problems *Problems) {
+	volumes := map[string]bool{}
+	for _, volume := range pod.Volumes {
+		if volumes[volume.Name] {
+			problems.add(componentField(component, "volumes"), "%s is there twice; rename one (%s and %s are the operator's own)",
+				volume.Name, configVolume, tmpVolume)
+		}
+		volumes[volume.Name] = true
+	}
+	for _, container := range slices.Concat(pod.InitContainers, pod.Containers) {
+		paths := map[string]bool{}
+		for _, mount := range container.VolumeMounts {
+			if !volumes[mount.Name] {
+				problems.add(componentField(component, "volumeMounts"), "%s is mounted at %s, but there is no volume of that name", mount.Name, mount.MountPath)
+			}
+			if paths[mount.MountPath] {
+				problems.add(componentField(component, "volumeMounts"), "two volumes or config files are mounted at %s", mount.MountPath)
+			}
+			paths[mount.MountPath] = true
+		}
+	}
 }

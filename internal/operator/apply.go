@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -160,87 +157,4 @@ func refusal(err error) string {
 	default:
 		return ""
 	}
-}
-
-// memory knows what was applied a moment ago, so that a cache that lags behind does not make the
-// operator write twice, and an object that always comes back different (an admission webhook) is
-// written once per version and not without end. Losing it costs calls, nothing else.
-type memory struct {
-	mu       sync.Mutex
-	attempts map[types.UID]map[objectKey]attempt
-	// superseded are the versions of ShopSets that the operator wrote over, while the cache may still
-	// show them.
-	superseded map[types.UID][]string
-}
-
-// wrote notes that a ShopSet has a new version.
-func (m *memory) wrote(ss *v1alpha1.ShopSet, version string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.superseded == nil {
-		m.superseded = map[types.UID][]string{}
-	}
-	if version != ss.ResourceVersion {
-		m.superseded[ss.UID] = append(m.superseded[ss.UID], ss.ResourceVersion)
-	}
-	ss.ResourceVersion = version
-}
-
-// outdated says whether the operator itself has written a later version of the ShopSet.
-func (m *memory) outdated(ss *v1alpha1.ShopSet) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if slices.Contains(m.superseded[ss.UID], ss.ResourceVersion) {
-		return true
-	}
-	delete(m.superseded, ss.UID)
-	return false
-}
-
-type attempt struct {
-	hash, before, after string
-	at                  time.Time
-}
-
-// cacheLag is the longest time that the cache is thought to lag behind a write.
-const cacheLag = 10 * time.Second
-
-// applied says whether the object with this hash was applied over the version that the cache shows,
-// or resulted in it.
-func (m *memory) applied(uid types.UID, key objectKey, hash, version string, now time.Time) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	last, ok := m.attempts[uid][key]
-	if !ok || last.hash != hash {
-		return false
-	}
-	return version != "" && version == last.after || version == last.before && now.Sub(last.at) < cacheLag
-}
-
-func (m *memory) remember(uid types.UID, key objectKey, a attempt) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.attempts == nil {
-		m.attempts = map[types.UID]map[objectKey]attempt{}
-	}
-	if m.attempts[uid] == nil {
-		m.attempts[uid] = map[objectKey]attempt{}
-	}
-	m.attempts[uid][key] = a
-}
-
-func (m *memory) drop(uid types.UID, key objectKey) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.attempts[uid], key)
-	if len(m.attempts[uid]) == 0 {
-		delete(m.attempts, uid)
-	}
-}
-
-func (m *memory) forget(uid types.UID) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.attempts, uid)
-	delete(m.superseded, uid)
 }

@@ -230,8 +230,11 @@ func (r *Reconciler) connectionsOf(ctx context.Context, ss *v1alpha1.ShopSet, na
 	}
 	_ = group.Wait() // Every Pod is asked; failures holds what went wrong.
 	for i, pod := range running {
-		// A program that was told to end and does not listen any more is at its very end.
-		if err := failures[i]; err != nil && !(errors.Is(err, syscall.ECONNREFUSED) && pod.DeletionTimestamp != nil) {
+		err := failures[i]
+		if errors.Is(err, syscall.ECONNREFUSED) && pod.DeletionTimestamp != nil {
+			continue // It was told to end and does not listen any more: it is at its very end.
+		}
+		if err != nil {
 			return 0, fmt.Sprintf("Pod %s does not tell its connections: %v", pod.Name, err)
 		}
 		total += counts[i]

@@ -3,20 +3,16 @@ package operator_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/yaml"
 
 	"github.com/shopset/shopset/api/v1alpha1"
-	"github.com/shopset/shopset/internal/cell"
 	"github.com/shopset/shopset/internal/operator"
 )
 
@@ -188,111 +184,46 @@ func TestConflictLooksAgain(t *testing.T) {
 	}
 }
 
-// TestKilledAfterEveryCall kills the operator after each single call of a creation, a change and a
-// deletion, lets a new one finish, and compares with what an undisturbed one makes.
-func TestKilledAfterEveryCall(t *testing.T) {
-	phases := []struct {
-		name   string
-		change func(*testing.T, *v1alpha1.ShopSet)
-	}{
-		{"create", func(*testing.T, *v1alpha1.ShopSet) {}},
-		{"change", func(t *testing.T, ss *v1alpha1.ShopSet) {
-			change(t, ss, func(s *v1alpha1.ShopSet) {
-				s.Spec.Values["LOG_LEVEL"] = "debug"
-				s.Spec.Components[0].Config[0].Template += "# changed\n"
-			})
-		}},
-		{"delete", func(t *testing.T, ss *v1alpha1.ShopSet) {
-			if err := cluster.admin.Delete(t.Context(), ss); err != nil {
-				t.Fatal(err)
-			}
-		}},
-	}
-	for phase, test := range phases {
-		t.Run(test.name, func(t *testing.T) {
-			prepare := func(last int) (*v1alpha1.ShopSet, *mortal) {
-				ss := sample(t, newNamespace(t), "a")
-				create(t, ss)
-				if phase > 0 {
-					converge(t, ss)
-				}
-				test.change(t, ss)
-				m := &mortal{last: last}
-				_ = reconcile(t, m.reconciler(t), ss) // Its error is the death.
-				return ss, m
-			}
-			ss, undisturbed := prepare(-1)
-			converge(t, ss)
-			want := picture(t, ss)
-			if undisturbed.writes == 0 {
-				t.Fatal("the phase writes nothing")
-			}
-			for last := range undisturbed.calls {
-				ss, m := prepare(last)
-				if m.calls > last {
-					t.Fatalf("%d calls after death at %d", m.calls, last)
-				}
-				converge(t, ss)
-				if got := picture(t, ss); got != want {
-					t.Fatalf("killed after call %d of %d the result differs:\n%s\nwant:\n%s", last, undisturbed.calls, got, want)
-				}
-			}
-		})
-	}
-}
-
-// converge runs a fresh operator until a run writes nothing and wants no other. Its clock is fast, so
-// that draining takes no time.
-func converge(t *testing.T, ss *v1alpha1.ShopSet) {
-	t.Helper()
-	m := &mortal{last: -1}
-	r := m.reconciler(t)
+// TestAsksSeldom: however often there is news of a Pod that is not well, its events are asked for once in a
+// while.
+func TestAsksSeldom(t *testing.T) {
+	ss := sample(t, newNamespace(t), "a")
+	create(t, ss)
+	r := (&mortal{last: -1}).reconciler(t)
+	events := &countingReader{Reader: r.Live}
 	now := time.Now()
-	r.Now = func() time.Time { return now }
-	for range 20 {
-		now = now.Add(time.Minute)
-		before := m.writes
-		result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(ss)})
-		if err != nil {
+	r.Live, r.Now = events, func() time.Time { return now }
+	if err := reconcile(t, r, ss); err != nil {
+		t.Fatal(err)
+	}
+	pod := runningPod(t, ss, "api")
+	pod.Status.ContainerStatuses[0].Ready = false
+	if err := cluster.admin.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		after time.Duration
+		want  int
+	}{{0, 1}, {time.Second, 1}, {time.Second, 1}, {10 * time.Second, 2}} {
+		now = now.Add(test.after)
+		if err := reconcile(t, r, ss); err != nil {
 			t.Fatal(err)
 		}
-		if m.writes == before && result.RequeueAfter == 0 {
-			return
+		if events.lists != test.want {
+			t.Fatalf("asked %d times, want %d", events.lists, test.want)
 		}
 	}
-	t.Fatal("does not come to rest in 20 runs")
+	endPod(t, pod)
 }
 
-// picture is all that the operator made, without what differs from run to run.
-func picture(t *testing.T, ss *v1alpha1.ShopSet) string {
-	t.Helper()
-	lines := children(t, ss.Namespace)
-	current := &v1alpha1.ShopSet{}
-	if err := get(t, current, ss.Namespace, ss.Name); err != nil {
-		return strings.Join(append(lines, "ShopSet: gone"), "\n")
+type countingReader struct {
+	client.Reader
+	lists int
+}
+
+func (c *countingReader) List(ctx context.Context, list client.ObjectList, options ...client.ListOption) error {
+	if _, ok := list.(*corev1.EventList); ok {
+		c.lists++
 	}
-	desired, err := cell.Build(current)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, object := range desired.Objects() {
-		live := object.DeepCopyObject().(client.Object)
-		if err := get(t, live, ss.Namespace, object.GetName()); err != nil {
-			lines = append(lines, err.Error())
-			continue
-		}
-		lines = append(lines, fmt.Sprintf("%s: covers %v", live.GetName(), cell.Covers(object, live)))
-	}
-	current.Status.DrainStarted = nil
-	for i := range current.Status.Conditions {
-		current.Status.Conditions[i].LastTransitionTime = metav1.Time{}
-	}
-	if meta.FindStatusCondition(current.Status.Conditions, v1alpha1.ConditionReady) == nil {
-		t.Fatal("no status was written")
-	}
-	status, err := yaml.Marshal(current.Status)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Join(append(lines, string(status)), "\n")
+	return c.Reader.List(ctx, list, options...)
 }

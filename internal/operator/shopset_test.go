@@ -65,6 +65,7 @@ func TestCreatesEverything(t *testing.T) {
 func TestMendsDrift(t *testing.T) {
 	ss, _ := started(t)
 	desired, _ := cell.Build(ss)
+	before := dump(t, ss.Namespace)
 	for _, object := range desired.Objects() {
 		live := object.DeepCopyObject().(client.Object)
 		name := fmt.Sprintf("%T %s", live, live.GetName())
@@ -88,14 +89,8 @@ func TestMendsDrift(t *testing.T) {
 	change(t, &policyv1.PodDisruptionBudget{ObjectMeta: meta}, func(p *policyv1.PodDisruptionBudget) { p.Spec.MaxUnavailable.IntVal = 7 })
 	change(t, &networkingv1.NetworkPolicy{ObjectMeta: meta}, func(p *networkingv1.NetworkPolicy) { p.Spec.Ingress = nil })
 	eventually(t, func() error {
-		for _, object := range desired.Objects() {
-			live := object.DeepCopyObject().(client.Object)
-			if err := get(t, live, ss.Namespace, object.GetName()); err != nil {
-				return err
-			}
-			if !cell.Covers(object, live) {
-				return fmt.Errorf("%T %s is still changed", live, live.GetName())
-			}
+		if after := dump(t, ss.Namespace); after != before {
+			return fmt.Errorf("still changed:\n%s\nwant:\n%s", after, before)
 		}
 		return nil
 	})

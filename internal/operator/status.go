@@ -185,7 +185,7 @@ func (r *Reconciler) explain(ctx context.Context, ss *v1alpha1.ShopSet, seen *ob
 }
 
 // podEvents asks the API server for the warnings about up to three Pods that are not ready; one is
-// enough to tell why.
+// enough to tell why. The same Pod is asked about every few seconds at most, however much there is news.
 func (r *Reconciler) podEvents(ctx context.Context, ss *v1alpha1.ShopSet, pods []corev1.Pod) []corev1.Event {
 	var events []corev1.Event
 	asked := 0
@@ -194,15 +194,20 @@ func (r *Reconciler) podEvents(ctx context.Context, ss *v1alpha1.ShopSet, pods [
 			continue
 		}
 		asked++
-		list := &corev1.EventList{}
-		err := r.Live.List(ctx, list, client.InNamespace(ss.Namespace), client.Limit(50),
-			client.MatchingFieldsSelector{Selector: fields.SelectorFromSet(fields.Set{
-				"involvedObject.uid": string(pods[i].UID), "type": corev1.EventTypeWarning,
-			})})
-		if err != nil {
-			return events // The sentence is a little poorer; not a reason to fail.
+		known, fresh := r.memory.warnings(ss.UID, pods[i].UID, r.now())
+		if !fresh {
+			list := &corev1.EventList{}
+			err := r.Live.List(ctx, list, client.InNamespace(ss.Namespace), client.Limit(50),
+				client.MatchingFieldsSelector{Selector: fields.SelectorFromSet(fields.Set{
+					"involvedObject.uid": string(pods[i].UID), "type": corev1.EventTypeWarning,
+				})})
+			if err != nil {
+				return events // The sentence is a little poorer; not a reason to fail.
+			}
+			known = list.Items
+			r.memory.noteWarnings(ss.UID, pods[i].UID, known, r.now())
 		}
-		events = append(events, list.Items...)
+		events = append(events, known...)
 	}
 	return events
 }

@@ -63,6 +63,8 @@ func run(m *testing.M) (code int, err error) {
 		CRDDirectoryPaths:        []string{filepath.Join("..", "..", "config", "crd")},
 		ControlPlaneStartTimeout: time.Minute,
 	}
+	// The default range holds 253 Services.
+	cluster.environment.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.0.0.0/16")
 	config, err := cluster.environment.Start()
 	if err != nil {
 		return 1, err
@@ -264,6 +266,7 @@ func rollOutAll(t *testing.T, ss *v1alpha1.ShopSet) {
 // rollOutAllBy is rollOutAll for a test that runs the reconciler itself.
 func rollOutAllBy(t *testing.T, ss *v1alpha1.ShopSet, reconcile func()) {
 	t.Helper()
+	reconcile()
 	eventually(t, func() error {
 		for _, component := range ss.Spec.Components {
 			rollOut(t, ss.Namespace, cell.ObjectName(ss.Name, component.Name))
