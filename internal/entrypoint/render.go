@@ -1,0 +1,37 @@
+package entrypoint
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/shopset/shopset/internal/envschema"
+	"github.com/shopset/shopset/internal/render"
+)
+
+// renderAll fills in the content of all files.
+func renderAll(files []*file, environment *envschema.Result) (problems []error) {
+	for _, f := range files {
+		if f.template == nil {
+			continue
+		}
+		content, failures := f.template.File(environment.Values)
+		for _, failure := range failures {
+			problems = append(problems, hint(failure, environment))
+		}
+		f.content = []byte(content)
+	}
+	return problems
+}
+
+// hint adds the nearest known name to a variable that is not set, and hides secrets.
+func hint(failure error, environment *envschema.Result) error {
+	text := environment.Redact(failure.Error())
+	if missing, ok := errors.AsType[*render.Error](failure); ok && missing.Variable != "" {
+		if _, set := environment.Values[missing.Variable]; !set {
+			if near := envschema.Nearest(missing.Variable, keys(environment.Values)); near != "" {
+				text += fmt.Sprintf("; did you mean %s?", near)
+			}
+		}
+	}
+	return errors.New(text)
+}
