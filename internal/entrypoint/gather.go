@@ -88,7 +88,7 @@ func (s *Sources) gather() (files []*file, problems []error) {
 func gatherPair(pair Pair) (*file, error) {
 	root, err := os.OpenRoot(filepath.Dir(pair.In))
 	if err != nil {
-		return nil, told(err)
+		return nil, fmt.Errorf("%s: %w", pair.In, told(err))
 	}
 	defer root.Close()
 	f, err := load(root, filepath.Dir(pair.In), filepath.Base(pair.In))
@@ -108,7 +108,7 @@ func gatherPair(pair Pair) (*file, error) {
 func gatherFolder(in, out string) (files []*file, problems []error) {
 	root, err := os.OpenRoot(in)
 	if err != nil {
-		return nil, []error{told(err)}
+		return nil, []error{fmt.Errorf("%s: %w", in, told(err))}
 	}
 	defer root.Close()
 	partials := map[string]string{}

@@ -3,6 +3,7 @@ package entrypoint
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/shopset/shopset/internal/envschema"
 	"github.com/shopset/shopset/internal/render"
@@ -27,6 +28,9 @@ func renderAll(files []*file, environment *envschema.Result) (problems []error) 
 func hint(failure error, environment *envschema.Result) error {
 	text := environment.Redact(failure.Error())
 	if missing, ok := errors.AsType[*render.Error](failure); ok && missing.Variable != "" {
+		if environment.Unreadable(missing.Variable) {
+			return errors.New(strings.Replace(text, "is not set", "is set, but not a text in UTF-8", 1))
+		}
 		if _, set := environment.Values[missing.Variable]; !set {
 			if near := envschema.Nearest(missing.Variable, keys(environment.Values)); near != "" {
 				text += fmt.Sprintf("; did you mean %s?", near)

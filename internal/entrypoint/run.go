@@ -118,7 +118,7 @@ func findProgram(program []string) (path string, code int, err error) {
 	case errors.Is(err, os.ErrPermission):
 		return "", exitNotExecutable, fmt.Errorf("program %s is not executable", program[0])
 	default:
-		return "", exitNotFound, fmt.Errorf("program %s is not there; PATH is %s", program[0], os.Getenv("PATH"))
+		return "", exitNotFound, fmt.Errorf("program %s is not there, or not in PATH", program[0])
 	}
 }
 
@@ -146,7 +146,7 @@ func runCheck(ctx context.Context, line string, environment []string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("check %q did not end within %s", line, checkTimeout)
 	default:
-		return fmt.Errorf("check %q: %w\n%s", line, err, strings.TrimRight(string(output.end), "\n"))
+		return errors.New(strings.TrimSpace(fmt.Sprintf("check %q: %v\n%s", line, err, output.end)))
 	}
 }
 

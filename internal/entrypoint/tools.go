@@ -299,4 +299,3 @@ func InputOf(text string) (Pair, error) {
 	}
 	return Pair{In: in, Out: out}, nil
 }
-

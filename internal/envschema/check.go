@@ -24,6 +24,8 @@ type Result struct {
 	Problems []string
 	// Warnings, of deprecated variables.
 	Warnings []string
+	// unreadable are variables that are no text.
+	unreadable map[string]bool
 	// secrets are values that must not be printed.
 	secrets []string
 }
@@ -36,6 +38,9 @@ func (r *Result) Redact(text string) string {
 	return text
 }
 
+// Unreadable says whether a variable is set to something that is no text in UTF-8, and so is not there.
+func (r *Result) Unreadable(name string) bool { return r.unreadable[name] }
+
 func (r *Result) problem(format string, args ...any) {
 	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 }
@@ -46,7 +51,7 @@ func (s *Schema) Check(environment map[string]string, readFile func(string) (str
 	if readFile == nil {
 		readFile = ReadFile
 	}
-	c := &check{Schema: s, Result: &Result{Values: map[string]any{}}, environment: environment, readFile: readFile}
+	c := &check{Schema: s, Result: &Result{Values: map[string]any{}, unreadable: map[string]bool{}}, environment: environment, readFile: readFile}
 	if s == nil {
 		c.takeAll()
 		return c.Result
@@ -68,8 +73,8 @@ func (s *Schema) Check(environment map[string]string, readFile func(string) (str
 	}
 	// Others of the environment are there as they are: PATH, HOSTNAME, KUBERNETES_….
 	for name, text := range environment {
-		if _, declared := c.Values[name]; !declared && utf8.ValidString(text) {
-			c.Values[name] = text
+		if _, declared := c.Values[name]; !declared {
+			c.take(name, text)
 		}
 	}
 	c.sortSecrets()
@@ -90,12 +95,18 @@ func (c *check) sortSecrets() {
 	slices.SortFunc(c.secrets, func(a, b string) int { return len(b) - len(a) })
 }
 
+func (c *check) take(name, text string) {
+	if utf8.ValidString(text) {
+		c.Values[name] = text
+	} else {
+		c.unreadable[name] = true
+	}
+}
+
 // takeAll is for images without a schema.
 func (c *check) takeAll() {
 	for name, text := range c.environment {
-		if utf8.ValidString(text) {
-			c.Values[name] = text
-		}
+		c.take(name, text)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.environment)) {
 		base, ok := strings.CutSuffix(name, fileSuffix)

@@ -83,12 +83,20 @@ func Parse(name string, content []byte) (*Schema, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(schema); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+		return nil, fmt.Errorf("%s: %s", name, readable(err))
 	}
 	if problems := schema.prepare(); len(problems) > 0 {
 		return nil, fmt.Errorf("%s: %s", name, strings.Join(problems, "\n"+name+": "))
 	}
 	return schema, nil
+}
+
+var unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
+
+// readable takes the names of Go types out of the YAML library's errors.
+func readable(err error) string {
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n  ")
+	return unknownField.ReplaceAllString(text, "there is no field $1")
 }
 
 // Find returns the declaration of a variable, or nil.
@@ -206,14 +214,12 @@ func (c *Constraint) prepare(s *Schema, number int) (problems []string) {
 	if c.If != "" && s.Find(c.If) == nil {
 		problems = append(problems, fmt.Sprintf("constraint %d: %s is not declared", number, c.If))
 	}
-	for i, name := range c.Ascending {
-		v := s.Find(name)
-		if v == nil {
-			continue
-		}
-		if measures[v.Type] == nil || v.Type == "list" || i > 0 && s.Find(c.Ascending[0]) != nil && v.Type != s.Find(c.Ascending[0]).Type {
-			problems = append(problems, fmt.Sprintf("constraint %d: ascending needs variables of one type that has an order", number))
-		}
+	ordered := func(name string) bool {
+		v, first := s.Find(name), s.Find(c.Ascending[0])
+		return v == nil || first == nil || v.Type == first.Type && v.Type != "list" && measures[v.Type] != nil
+	}
+	if slices.ContainsFunc(c.Ascending, func(name string) bool { return !ordered(name) }) {
+		problems = append(problems, fmt.Sprintf("constraint %d: ascending needs variables of one type that has an order", number))
 	}
 	return problems
 }

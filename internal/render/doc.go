@@ -16,7 +16,7 @@
 //	           Defaults may hold ${…} again. $${ is a literal ${, and a $ without a brace is a $:
 //	           nginx and shells have their own.
 //
-// Algorithm: parse; count steps at every loop round and template call, and bytes at every function
+// Algorithm: parse; count the nodes of every loop round and template call, and bytes at every function
 // that makes a value; execute into a bounded buffer. Text executes once. File executes again with an
 // empty value for each variable found missing, so that all are told at once.
 //

@@ -121,24 +121,25 @@ func isNameByte(c byte, digits bool) bool {
 	return c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || digits && '0' <= c && c <= '9'
 }
 
-// substitute renders a template with ${…}.
-func (t *Template) substitute(environment map[string]any, budget *Budget) (string, error) {
+// substitute renders a template with ${…}. The failures are all that is wrong.
+func (t *Template) substitute(environment map[string]any, budget *Budget) (string, []error) {
 	pieces, err := parseEnvsubst(t.Name, t.Text)
 	if err != nil {
-		return "", err
+		return "", []error{err}
 	}
 	out := &boundedBuffer{}
 	s := substitution{template: t, environment: environment, budget: budget}
 	if err := s.write(out, pieces); err != nil {
-		return "", err
+		s.failures = append(s.failures, err)
 	}
-	return out.String(), nil
+	return out.String(), s.failures
 }
 
 type substitution struct {
 	template    *Template
 	environment map[string]any
 	budget      *Budget
+	failures    []error
 }
 
 func (s *substitution) write(out *boundedBuffer, pieces []piece) error {
@@ -158,6 +159,7 @@ func (s *substitution) write(out *boundedBuffer, pieces []piece) error {
 	return nil
 }
 
+// value notes a variable that is not set and goes on with nothing; an error ends the rendering.
 func (s *substitution) value(ref *reference) (string, error) {
 	raw, set := s.environment[ref.name]
 	value := ""
@@ -166,39 +168,26 @@ func (s *substitution) value(ref *reference) (string, error) {
 	}
 	// With a colon, an empty value counts like none.
 	there := set && (value != "" || !strings.HasPrefix(ref.op, ":"))
-	failure := &Error{Name: s.template.Name, Line: strconv.Itoa(ref.line), Variable: ref.name, Problem: "variable " + ref.name + " is not set"}
-	if set {
-		failure.Problem = "variable " + ref.name + " is empty"
-	}
-	switch strings.TrimPrefix(ref.op, ":") {
-	case "":
-		if !set {
-			return "", failure
-		}
+	switch kind := strings.TrimPrefix(ref.op, ":"); {
+	case kind == "+" && there, kind == "-" && !there:
+		return s.word(ref)
+	case kind == "+":
+		return "", nil
+	case there:
 		return value, nil
-	case "-":
-		if there {
-			return value, nil
-		}
-		return s.word(ref)
-	case "+":
-		if !there {
-			return "", nil
-		}
-		return s.word(ref)
-	default:
-		if there {
-			return value, nil
-		}
-		message, err := s.word(ref)
-		if err != nil {
-			return "", err
-		}
-		if message != "" {
-			failure.Problem += ": " + message
-		}
-		return "", failure
 	}
+	problem := "variable " + ref.name + " is not set"
+	if set {
+		problem = "variable " + ref.name + " is empty"
+	}
+	message, err := s.word(ref)
+	if message != "" {
+		problem += ": " + message
+	}
+	if len(s.failures) < maxMissing {
+		s.failures = append(s.failures, &Error{Name: s.template.Name, Line: strconv.Itoa(ref.line), Variable: ref.name, Problem: problem})
+	}
+	return "", err
 }
 
 func (s *substitution) word(ref *reference) (string, error) {
@@ -206,7 +195,11 @@ func (s *substitution) word(ref *reference) (string, error) {
 	if err := s.write(out, ref.word); err != nil {
 		return "", err
 	}
-	return s.budget.spend(out.String())
+	text, err := s.budget.spend(out.String())
+	if err != nil {
+		return "", &Error{Name: s.template.Name, Problem: err.Error()}
+	}
+	return text, nil
 }
 
 // Plain is a value of an environment as a text: a list with commas, nil as nothing.

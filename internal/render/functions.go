@@ -46,16 +46,18 @@ const maxCount = 1000
 // functions are those of templates, each of which counts.
 func (r *run) functions() template.FuncMap {
 	functions := template.FuncMap{
-		stepFunction: r.budget.step,
-		"optional":   r.optional,
-		"required":   required,
-		"include":    r.include,
-		"print":      r.budget.printer(fmt.Sprint),
-		"println":    r.budget.printer(fmt.Sprintln),
-		"html":       r.budget.printer(template.HTMLEscaper),
-		"js":         r.budget.printer(template.JSEscaper),
-		"urlquery":   r.budget.printer(template.URLQueryEscaper),
-		"printf":     r.budget.printf,
+		stepFunction:  r.budget.step,
+		enterFunction: r.budget.enter,
+		leaveFunction: r.budget.leave,
+		"optional":    r.optional,
+		"required":    required,
+		"include":     r.include,
+		"print":       r.budget.printer(fmt.Sprint),
+		"println":     r.budget.printer(fmt.Sprintln),
+		"html":        r.budget.printer(template.HTMLEscaper),
+		"js":          r.budget.printer(template.JSEscaper),
+		"urlquery":    r.budget.printer(template.URLQueryEscaper),
+		"printf":      r.budget.printf,
 	}
 	for name, function := range sprigFunctions() {
 		functions[name] = r.budget.counted(name, function)
@@ -121,7 +123,7 @@ func (b *Budget) counted(name string, function reflect.Value) any {
 
 // allow refuses calls that could make far more than they are given.
 func (b *Budget) allow(name string, args []reflect.Value) error {
-	if _, err := b.step(); err != nil {
+	if _, err := b.step(1); err != nil {
 		return err
 	}
 	largest, second := 1, 1

@@ -15,11 +15,18 @@ import (
 // MaxBytes bounds a rendered file. All files of a component share one ConfigMap of at most 1 MiB.
 const MaxBytes = 512 << 10
 
-// MaxSteps bounds the rounds of loops and calls of templates of all renderings of one Budget.
-const MaxSteps = 100_000
+// MaxSteps bounds what all renderings of one Budget do: one step is one node of a template that is
+// executed in a loop or in a template called by another.
+const MaxSteps = 1_000_000
+
+// maxDepth bounds how deep templates call each other.
+const maxDepth = 1000
 
 // ErrTooLong says that rendering takes more than MaxSteps steps.
-var ErrTooLong = fmt.Errorf("rendering takes more than %d loop rounds and template calls", MaxSteps)
+var ErrTooLong = fmt.Errorf("rendering takes more than %d steps: a loop or a template that calls itself does not end", MaxSteps)
+
+// ErrTooDeep says that templates call each other more than maxDepth deep.
+var ErrTooDeep = fmt.Errorf("templates call each other more than %d deep", maxDepth)
 
 // ErrTooMuch says that the values made on the way are larger than MaxBytes together.
 var ErrTooMuch = fmt.Errorf("rendering makes values of more than %d KiB on the way", MaxBytes>>10)
@@ -47,13 +54,25 @@ func (e *Error) Error() string {
 }
 
 // Budget is what several renderings may take together. The zero value is a whole one.
-type Budget struct{ steps, bytes int }
+type Budget struct{ steps, bytes, depth int }
 
-func (b *Budget) step() (string, error) {
-	if b.steps++; b.steps > MaxSteps {
+func (b *Budget) step(weight int) (string, error) {
+	if b.steps += weight; b.steps > MaxSteps {
 		return "", ErrTooLong
 	}
 	return "", nil
+}
+
+func (b *Budget) enter(weight int) (string, error) {
+	if b.depth++; b.depth > maxDepth {
+		return "", ErrTooDeep
+	}
+	return b.step(weight)
+}
+
+func (b *Budget) leave() string {
+	b.depth--
+	return ""
 }
 
 // spend takes a value that a function made; it is asked before text/template can make it twice as long.
@@ -103,6 +122,9 @@ const maxMissing = 100
 // File renders a template over an environment whose values are strings, numbers, booleans and lists of
 // strings. All variables that are not set are told at once. The errors are of type *Error.
 func (t *Template) File(environment map[string]any) (string, []error) {
+	if t.Syntax == Envsubst && utf8.ValidString(t.Text) {
+		return t.substitute(environment, &Budget{})
+	}
 	content, err := t.render(environment, nil)
 	if err == nil {
 		return content, nil
@@ -137,7 +159,8 @@ func (t *Template) render(environment map[string]any, budget *Budget) (string, e
 		return "", &Error{Name: t.Name, Problem: "is not a text in UTF-8"}
 	}
 	if t.Syntax == Envsubst {
-		return t.substitute(environment, budget)
+		text, failures := t.substitute(environment, budget)
+		return text, errors.Join(failures...)
 	}
 	r := &run{template: t, environment: environment, budget: budget}
 	parsed, err := t.parse(r.functions())
@@ -147,6 +170,7 @@ func (t *Template) render(environment map[string]any, budget *Budget) (string, e
 	r.parsed = parsed
 	countSteps(parsed)
 	out := &boundedBuffer{}
+	defer func(depth int) { budget.depth = depth }(budget.depth) // An error leaves it where it was.
 	if err := parsed.Execute(out, environment); err != nil {
 		return "", explain(t.Name, err)
 	}
@@ -187,7 +211,7 @@ var (
 )
 
 func explain(name string, err error) error {
-	for _, limit := range []error{ErrTooLarge, ErrTooLong, ErrTooMuch} {
+	for _, limit := range []error{ErrTooLarge, ErrTooLong, ErrTooMuch, ErrTooDeep} {
 		if errors.Is(err, limit) {
 			return &Error{Name: name, Problem: limit.Error()}
 		}
@@ -210,47 +234,81 @@ func explain(name string, err error) error {
 	return result
 }
 
-// stepFunction is called in every round of every loop and at the start of every template. The name cannot be written by accident.
-const stepFunction = "render_step__"
+// These are called in every round of every loop, and at the start and the end of every template. The names
+// cannot be written by accident.
+const (
+	stepFunction  = "render_step__"
+	enterFunction = "render_enter__"
+	leaveFunction = "render_leave__"
+)
 
-// countSteps puts a call of stepFunction at the start of every loop's body and of every template.
-// text/template has no
-// limit of its own, and a goroutine that runs one cannot be stopped from outside.
+// countSteps puts a call of stepFunction at the start of every loop's body, and of the other two around
+// every template, with the number of nodes that they stand for. text/template has no limit of its own, and
+// a goroutine that runs one cannot be stopped from outside.
 func countSteps(t *template.Template) {
 	for _, defined := range t.Templates() {
-		step := template.Must(template.New("").Funcs(template.FuncMap{
-			stepFunction: func() string { return "" },
-		}).Parse("{{" + stepFunction + "}}")).Root.Nodes[0]
-		if defined.Tree != nil {
-			addStep(defined.Root, step)
-			defined.Root.Nodes = append([]parse.Node{step}, defined.Root.Nodes...)
+		if defined.Tree == nil {
+			continue
 		}
+		weight := addSteps(defined.Root)
+		around := []parse.Node{call(fmt.Sprintf("%s %d", enterFunction, weight))}
+		defined.Root.Nodes = append(append(around, defined.Root.Nodes...), call(leaveFunction))
 	}
 }
 
-func addStep(node parse.Node, step parse.Node) {
+// call is the node of {{ action }}.
+func call(action string) parse.Node {
+	return template.Must(template.New("").Funcs(template.FuncMap{
+		stepFunction:  func(int) string { return "" },
+		enterFunction: func(int) string { return "" },
+		leaveFunction: func() string { return "" },
+	}).Parse("{{" + action + "}}")).Root.Nodes[0]
+}
+
+// addSteps goes through a tree and returns how many nodes it has outside of loops.
+func addSteps(node parse.Node) (weight int) {
 	var branch *parse.BranchNode
 	switch n := node.(type) {
 	case *parse.ListNode:
 		if n == nil {
-			return
+			return 0
 		}
 		for _, child := range n.Nodes {
-			addStep(child, step)
+			weight += addSteps(child)
 		}
-		return
+		return weight
 	case *parse.RangeNode:
-		n.List.Nodes = append([]parse.Node{step}, n.List.Nodes...)
-		branch = &n.BranchNode
+		rounds := addSteps(n.List) + 1
+		n.List.Nodes = append([]parse.Node{call(fmt.Sprintf("%s %d", stepFunction, rounds))}, n.List.Nodes...)
+		return 1 + len(n.Pipe.Cmds) + addSteps(n.ElseList)
+	case *parse.ActionNode:
+		return words(n.Pipe)
 	case *parse.IfNode:
 		branch = &n.BranchNode
 	case *parse.WithNode:
 		branch = &n.BranchNode
 	default:
-		return
+		return 1
 	}
-	addStep(branch.List, step)
-	addStep(branch.ElseList, step)
+	return words(branch.Pipe) + addSteps(branch.List) + addSteps(branch.ElseList)
+}
+
+// words counts what a pipeline evaluates.
+func words(node parse.Node) (n int) {
+	switch v := node.(type) {
+	case *parse.PipeNode:
+		for _, command := range v.Cmds {
+			n += words(command)
+		}
+		return n
+	case *parse.CommandNode:
+		for _, arg := range v.Args {
+			n += words(arg)
+		}
+		return n
+	default:
+		return 1
+	}
 }
 
 type boundedBuffer struct{ bytes.Buffer }

@@ -41,7 +41,7 @@ func (t *Template) Variables() ([]Use, error) {
 			continue
 		}
 		finder := finder{tree: defined.Tree, uses: &uses}
-		if defined.Name() != rootName {
+		if _, ok := t.Partials[defined.Name()]; ok {
 			finder.partial = defined.Name()
 		}
 		finder.node(defined.Root, true)
