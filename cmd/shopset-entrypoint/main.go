@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"syscall"
 
@@ -34,7 +35,12 @@ const (
 	exitUsage   = 64
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
+func main() {
+	// It lives for milliseconds: the garbage is collected by its end, unless there is very much.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(64 << 20)
+	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
 
 // pairs is a flag that may be there several times.
 type pairs []entrypoint.Pair

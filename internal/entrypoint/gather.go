@@ -91,7 +91,7 @@ func gatherPair(pair Pair) (*file, error) {
 		return nil, fmt.Errorf("%s: %w", pair.In, told(err))
 	}
 	defer root.Close()
-	f, err := load(root, filepath.Dir(pair.In), filepath.Base(pair.In))
+	f, err := load(root, filepath.Dir(pair.In), filepath.Base(pair.In), false)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func gatherFolder(in, out string) (files []*file, problems []error) {
 		if len(files) == maxFiles {
 			return fmt.Errorf("%s holds more than %d files", in, maxFiles)
 		}
-		f, err := load(root, in, name)
+		f, err := load(root, in, name, entry.Type().IsRegular())
 		if err != nil {
 			problems = append(problems, err)
 			return nil
@@ -160,10 +160,14 @@ func gatherFolder(in, out string) (files []*file, problems []error) {
 	return files, problems
 }
 
-// load reads one file of a folder; nil when it is a folder, by a link.
-func load(root *os.Root, folder, name string) (*file, error) {
+// load reads one file of a folder; nil when it is a folder, by a link. regular says that it is a file for sure.
+func load(root *os.Root, folder, name string, regular bool) (*file, error) {
 	shown := filepath.Join(folder, name)
-	opened, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // A pipe must not hold it up.
+	flags := os.O_RDONLY
+	if !regular {
+		flags |= syscall.O_NONBLOCK // A pipe must not hold it up.
+	}
+	opened, err := root.OpenFile(name, flags, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, told(err))
 	}

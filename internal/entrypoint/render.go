@@ -3,7 +3,11 @@ package entrypoint
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shopset/shopset/internal/envschema"
 	"github.com/shopset/shopset/internal/render"
@@ -11,15 +15,22 @@ import (
 
 // renderAll fills in the content of all files.
 func renderAll(files []*file, environment *envschema.Result) (problems []error) {
-	for _, f := range files {
+	failures := make([][]error, len(files))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, f := range files {
 		if f.template == nil {
 			continue
 		}
-		content, failures := f.template.File(environment.Values)
-		for _, failure := range failures {
-			problems = append(problems, hint(failure, environment))
-		}
-		f.content = []byte(content)
+		group.Go(func() error {
+			content, failed := f.template.File(environment.Values)
+			f.content, failures[i] = []byte(content), failed
+			return nil
+		})
+	}
+	_ = group.Wait() // What failed is in failures, in the order of the files.
+	for _, failure := range slices.Concat(failures...) {
+		problems = append(problems, hint(failure, environment))
 	}
 	return problems
 }

@@ -27,7 +27,7 @@ func writeAll(files []*file) error {
 	var stage []staged
 	defer func() {
 		for _, s := range stage {
-			_ = s.root.Remove(s.temporary) // Not there any more when all went well.
+			_ = s.root.Remove(s.temporary) // What is left when something went wrong.
 		}
 		for _, root := range roots {
 			_ = root.Close()
@@ -38,10 +38,11 @@ func writeAll(files []*file) error {
 		if err != nil {
 			return err
 		}
-		if info, err := root.Lstat(f.name); err == nil && info.IsDir() {
+		info, err := root.Lstat(f.name)
+		if err == nil && info.IsDir() {
 			return fmt.Errorf("write %s: %w", f.path(), why(syscall.EISDIR))
 		}
-		if same(root, f) {
+		if err == nil && same(root, info, f) {
 			continue
 		}
 		temporary, err := writeBeside(root, f)
@@ -52,10 +53,12 @@ func writeAll(files []*file) error {
 			return fmt.Errorf("write %s: %w", f.path(), why(err))
 		}
 	}
-	for _, s := range stage {
+	for len(stage) > 0 {
+		s := stage[0]
 		if err := s.root.Rename(s.temporary, s.file.name); err != nil {
 			return fmt.Errorf("write %s: %w", s.file.path(), why(err))
 		}
+		stage = stage[1:]
 	}
 	return nil
 }
@@ -76,9 +79,8 @@ func openOut(roots map[string]*os.Root, folder string) (*os.Root, error) {
 }
 
 // same says whether the file is there already as it shall be: then a read-only folder does no harm.
-func same(root *os.Root, f *file) bool {
-	info, err := root.Lstat(f.name)
-	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != f.mode || info.Size() != int64(len(f.content)) {
+func same(root *os.Root, info fs.FileInfo, f *file) bool {
+	if !info.Mode().IsRegular() || info.Mode().Perm() != f.mode || info.Size() != int64(len(f.content)) {
 		return false
 	}
 	opened, err := root.Open(f.name)

@@ -51,8 +51,22 @@ func (p *parser) pieces(depth int) ([]piece, error) {
 			text.Reset()
 		}
 	}
+	special := "$"
+	if depth > 0 {
+		special = `$}\`
+	}
 	for p.at < len(p.text) {
 		rest := p.text[p.at:]
+		plain := strings.IndexAny(rest, special)
+		if plain < 0 {
+			plain = len(rest)
+		}
+		if plain > 0 {
+			text.WriteString(rest[:plain])
+			p.line += strings.Count(rest[:plain], "\n")
+			p.at += plain
+			continue
+		}
 		switch {
 		case strings.HasPrefix(rest, "$${"):
 			text.WriteString("${")
@@ -70,10 +84,7 @@ func (p *parser) pieces(depth int) ([]piece, error) {
 		case depth > 0 && strings.HasPrefix(rest, `\}`):
 			text.WriteByte('}')
 			p.at += 2
-		default:
-			if rest[0] == '\n' {
-				p.line++
-			}
+		default: // One of the special ones that means itself.
 			text.WriteByte(rest[0])
 			p.at++
 		}

@@ -33,6 +33,17 @@ func TestFunctionsCount(t *testing.T) {
 	}
 }
 
+// TestFilesDoNotMeet: what a template sets in the environment is gone with it.
+func TestFilesDoNotMeet(t *testing.T) {
+	environment := map[string]any{"A": "a"}
+	for range 2 {
+		template := &render.Template{Name: "f", Text: `{{ .A }}{{ $_ := set . "A" "b" }}{{ .A }}{{ "}}" | upper }}`}
+		if got, failures := template.File(environment); got != "ab}}" {
+			t.Fatalf("got %q %v", got, failures)
+		}
+	}
+}
+
 // TestFunctions: those that config templates are full of.
 func TestFunctions(t *testing.T) {
 	for text, want := range map[string]string{

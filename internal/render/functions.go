@@ -43,7 +43,8 @@ const maxProduct = 64 << 20
 // maxCount bounds the numbers that say how much a function makes.
 const maxCount = 1000
 
-// functions are those of templates, each of which counts.
+// functions are those of templates, each of which counts. Of the library's there are only those whose names
+// are in one of the texts at all: to wrap all of them takes longer than most templates.
 func (r *run) functions() template.FuncMap {
 	functions := template.FuncMap{
 		stepFunction:  r.budget.step,
@@ -59,8 +60,19 @@ func (r *run) functions() template.FuncMap {
 		"urlquery":    r.budget.printer(template.URLQueryEscaper),
 		"printf":      r.budget.printf,
 	}
-	for name, function := range sprigFunctions() {
-		functions[name] = r.budget.counted(name, function)
+	all := sprigFunctions()
+	wrap := func(text string) {
+		for word := range strings.FieldsFuncSeq(text, func(c rune) bool {
+			return c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+		}) {
+			if function, ok := all[word]; ok && functions[word] == nil {
+				functions[word] = r.budget.counted(word, function)
+			}
+		}
+	}
+	wrap(r.template.Text)
+	for _, partial := range r.template.Partials {
+		wrap(partial)
 	}
 	return functions
 }

@@ -125,15 +125,15 @@ func (t *Template) File(environment map[string]any) (string, []error) {
 	if t.Syntax == Envsubst && utf8.ValidString(t.Text) {
 		return t.substitute(environment, &Budget{})
 	}
-	content, err := t.render(environment, nil)
+	completed := maps.Clone(environment) // A template may set what is in it; the next file must not see that.
+	if completed == nil {
+		completed = map[string]any{}
+	}
+	content, err := t.render(completed, nil)
 	if err == nil {
 		return content, nil
 	}
 	failures := []error{err}
-	completed := maps.Clone(environment)
-	if completed == nil {
-		completed = map[string]any{}
-	}
 	for len(failures) < maxMissing {
 		missing, ok := errors.AsType[*Error](err)
 		if !ok || missing.Variable == "" {
