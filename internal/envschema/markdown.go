@@ -29,10 +29,10 @@ func cell(text string) string {
 
 func (v *Variable) typeText() string {
 	text := v.Type
-	switch {
-	case v.Type == "list":
+	switch v.Type {
+	case "list":
 		text = fmt.Sprintf("list of %s, separated by `%s`", v.Of, v.Separator)
-	case v.Type == "enum":
+	case "enum":
 		text = "`" + strings.Join(v.Values, "`, `") + "`"
 	}
 	switch {
