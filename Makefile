@@ -71,6 +71,10 @@ bench-operator: tools ## The operator against a bare client and kubectl apply
 bench-ready: up ## From apply to Ready with real Pods, against plain Deployments
 	@cd bench && go run ./ready
 
+bench-entrypoint: ## shopset-entrypoint against envsubst: 100 templates, then the program
+	@hack/ensure-packages gettext-base
+	@cd bench && go run ./entrypoint
+
 ## Development
 
 generate: ## Generate deep copies and the CRD from api/
@@ -88,4 +92,4 @@ tools:
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev
 
-.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e race lint bench-operator bench-ready generate tools
+.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e race lint bench-operator bench-ready bench-entrypoint generate tools

@@ -97,6 +97,15 @@ type Component struct {
 	// +optional
 	Config []ConfigFile `json:"config,omitempty"`
 
+	// EntrypointImage is an image of shopset-entrypoint. With it, config is not rendered by the operator but
+	// when a Pod starts, by an init container with the whole environment of the component: values of Secrets
+	// and of envFrom can be used in templates, too.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +optional
+	EntrypointImage string `json:"entrypointImage,omitempty"`
+
 	// Command replaces the entrypoint of the image.
 	//
 	// +kubebuilder:validation:MaxItems=64

@@ -169,7 +169,7 @@ func TestProblems(t *testing.T) {
 				s.Spec.Components[0].Config = append(s.Spec.Components[0].Config, v1alpha1.ConfigFile{
 					Path: fmt.Sprint("/c", i), Template: strings.Repeat("x", 400<<10)})
 			}
-		}, "spec.components[proxy].config: the rendered files up to /c2 have 1200 KiB together; a ConfigMap holds 1024"},
+		}, "spec.components[proxy].config: the files have more than 1024 KiB together; a ConfigMap holds no more"},
 		{"overlay that takes what is the operator's", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[3].PodTemplate.Raw = []byte(`{"metadata":{"creationTimestamp":"2026-01-02T03:04:05Z",
 				"labels":{"shopset.dev/drained":"true","shopset.dev/component":"shop"},"annotations":{"shopset.dev/revision":"x"}},
@@ -179,6 +179,10 @@ func TestProblems(t *testing.T) {
 			"spec.components[api].podTemplate.metadata.annotations: shopset.dev/revision belongs to the operator; take it out; " +
 			"spec.components[api].podTemplate.metadata: only labels and annotations can be set here; " +
 			"spec.components[api].podTemplate.spec.containers: the container api is the component itself and must stay"},
+		{"a template for the Pod that cannot be read", func(s *v1alpha1.ShopSet) {
+			s.Spec.Components[0].EntrypointImage = "x"
+			s.Spec.Components[0].Config[0].Template = "a\n{{ if }}"
+		}, "spec.components[proxy].config: /etc/shopset-proxy/config.yaml line 2: missing value for if"},
 		{"volumes", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[3].Volumes = []corev1.Volume{{Name: "data"}, {Name: "data"}, {Name: "shopset-tmp"}}
 			s.Spec.Components[3].VolumeMounts = []corev1.VolumeMount{{Name: "date", MountPath: "/a"}, {Name: "data", MountPath: "/a"}}

@@ -56,6 +56,9 @@ func check(spec *v1alpha1.ShopSetSpec) Problems {
 			problems.add("spec.components", "%s and %s would both be %s in the environment; rename one", other, component.Name, name)
 		}
 		owners[name] = component.Name
+		if component.Name == renderContainer {
+			problems.add("spec.components", "%s is the name of a container of the operator's; choose another", component.Name)
+		}
 		checkPorts(&component, &problems)
 		for _, env := range component.Env {
 			if slices.Contains(builtIn, env.Name) {

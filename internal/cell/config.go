@@ -26,12 +26,21 @@ func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []cor
 	data := make(map[string]string, len(component.Config))
 	size := 0
 	for i, file := range component.Config {
+		if component.EntrypointImage != "" {
+			// Rendered in the Pod; that it can be read at all is known already.
+			if _, err := (&render.Template{Name: file.Path, Text: file.Template}).Variables(); err != nil {
+				problems.add(componentField(component.Name, "config"), "%v", err)
+			}
+			data[templateKey(i, file.Path)] = file.Template
+			size += len(file.Template)
+			continue
+		}
 		content, err := render.Text(file.Path, file.Template, known, budget)
 		if err != nil {
 			field := componentField(component.Name, "config")
 			var renderError *render.Error
 			if errors.As(err, &renderError) && later[renderError.Variable] {
-				problems.add(field, "%v: its value comes from a Secret or a field of the Pod and is not known before the Pod starts; let the program read it from its environment", err)
+				problems.add(field, "%v: its value comes from a Secret or a field of the Pod and is not known before the Pod starts; let the program read it from its environment, or set entrypointImage", err)
 			} else {
 				problems.add(field, "%v", err)
 			}
@@ -39,9 +48,11 @@ func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []cor
 		}
 		data[configKey(i, file.Path)] = content
 		if size += len(content); size > maxConfigMapBytes {
-			problems.add(componentField(component.Name, "config"), "the rendered files up to %s have %d KiB together; a ConfigMap holds 1024", file.Path, size>>10)
 			break
 		}
+	}
+	if size > maxConfigMapBytes {
+		problems.add(componentField(component.Name, "config"), "the files have more than 1024 KiB together; a ConfigMap holds no more")
 	}
 	immutable := true
 	return &corev1.ConfigMap{
@@ -55,6 +66,9 @@ func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []cor
 		Data:      data,
 	}
 }
+
+// templateKey is the key of a file that is rendered in the Pod; its suffix tells the entrypoint the language.
+func templateKey(i int, file string) string { return configKey(i, file) + ".tmpl" }
 
 // configKey is the key of a file in the ConfigMap. Two paths may end alike, so it has a number.
 func configKey(i int, file string) string { return fmt.Sprintf("%d-%s", i, path.Base(file)) }

@@ -26,6 +26,9 @@ const (
 
 	configVolume = "shopset-config"
 	tmpVolume    = "shopset-tmp"
+
+	renderedVolume  = "shopset-rendered"
+	renderContainer = "shopset-render"
 )
 
 // podTemplate builds the Pod template of a component: the defaults that production wants, the spec,
@@ -176,11 +179,39 @@ func mountConfig(pod *corev1.PodSpec, component *v1alpha1.Component, config *cor
 			DefaultMode:          new(int32(0o444)),
 		},
 	}})
+	files := configVolume
+	if component.EntrypointImage != "" {
+		files = renderedVolume
+		renderInPod(pod, component)
+	}
 	for i, file := range component.Config {
 		pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{
-			Name: configVolume, MountPath: file.Path, SubPath: configKey(i, file.Path), ReadOnly: true,
+			Name: files, MountPath: file.Path, SubPath: configKey(i, file.Path), ReadOnly: true,
 		})
 	}
+}
+
+// renderInPod adds the init container that renders config with the environment of the component. The files
+// are in memory, as they may hold secrets.
+func renderInPod(pod *corev1.PodSpec, component *v1alpha1.Component) {
+	const templates, rendered = "/shopset/templates", "/shopset/rendered"
+	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: renderedVolume, VolumeSource: corev1.VolumeSource{
+		EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: resource.NewQuantity(16<<20, resource.BinarySI)},
+	}})
+	container := *pod.Containers[0].DeepCopy()
+	init := corev1.Container{
+		Name: renderContainer, Image: component.EntrypointImage, ImagePullPolicy: container.ImagePullPolicy,
+		Env: container.Env, EnvFrom: container.EnvFrom, Resources: container.Resources,
+		SecurityContext: container.SecurityContext, TerminationMessagePolicy: container.TerminationMessagePolicy,
+		// Secrets may be files, too.
+		VolumeMounts: append(slices.Clone(component.VolumeMounts),
+			corev1.VolumeMount{Name: configVolume, MountPath: templates, ReadOnly: true},
+			corev1.VolumeMount{Name: renderedVolume, MountPath: rendered}),
+	}
+	for i, file := range component.Config {
+		init.Args = append(init.Args, "--render", templates+"/"+templateKey(i, file.Path)+":"+rendered+"/"+configKey(i, file.Path))
+	}
+	pod.InitContainers = append(pod.InitContainers, init)
 }
 
 // mountTmp gives the program the one writable folder that nearly every program expects.

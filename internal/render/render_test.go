@@ -2,8 +2,10 @@ package render_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shopset/shopset/internal/render"
 )
@@ -18,13 +20,16 @@ func TestText(t *testing.T) {
 		{name: "syntax", template: "a\n\n{{ if }}", err: "/etc/c line 3: missing value for if"},
 		{name: "unknown function", template: "{{ exec `rm` }}", err: `/etc/c line 1: function "exec" not defined`},
 		{name: "recursion", template: `{{ define "x" }}{{ .SHOP_URL }}{{ template "x" . }}{{ end }}{{ template "x" . }}`,
-			err: "/etc/c: the rendered file is larger than 512 KiB"},
+			err: "/etc/c: templates call each other more than 1000 deep"},
+		{name: "large output", template: "{{ range 60000 }}{{ $.SHOP_URL }}{{ end }}", err: "/etc/c: the rendered file is larger than 512 KiB"},
 		{name: "endless loop", template: "{{ if .SHOP_URL }}{{ range 99999999999 }}{{ end }}{{ end }}",
-			err: "/etc/c: rendering takes more than 100000 loop rounds and template calls"},
+			err: "/etc/c: rendering takes more than 1000000 steps: a loop or a template that calls itself does not end"},
 		{name: "doubling calls without output", template: doubling(40),
-			err: "/etc/c: rendering takes more than 100000 loop rounds and template calls"},
+			err: "/etc/c: rendering takes more than 1000000 steps: a loop or a template that calls itself does not end"},
 		{name: "recursion without output", template: `{{ define "x" }}{{ template "x" . }}{{ end }}{{ template "x" . }}`,
-			err: "/etc/c: rendering takes more than 100000 loop rounds and template calls"},
+			err: "/etc/c: templates call each other more than 1000 deep"},
+		{name: "a long loop of much", template: `{{ range 100000 }}` + strings.Repeat(`{{ if false }}{{ end }}`, 1000) + `{{ end }}`,
+			err: "/etc/c: rendering takes more than 1000000 steps: a loop or a template that calls itself does not end"},
 		{name: "doubling values without output", template: `{{ $x := "0123456789abcdef" }}` + strings.Repeat("{{ $x = print $x $x }}", 40),
 			err: "/etc/c: rendering makes values of more than 512 KiB on the way"},
 		{name: "doubling by printf", template: `{{ $x := "0123456789abcdef" }}` + strings.Repeat(`{{ $x = printf "%s%s" $x $x }}`, 40),
@@ -69,10 +74,10 @@ func TestBudgetIsShared(t *testing.T) {
 	var err error
 	rounds := 0
 	for ; err == nil && rounds < 100; rounds++ {
-		_, err = render.Text("f", "{{ range 10000 }}{{ end }}", nil, budget)
+		_, err = render.Text("f", "{{ range 100000 }}{{ end }}", nil, budget)
 	}
 	if rounds != 10 {
-		t.Fatalf("%d templates of 10,000 steps were rendered, then %v", rounds, err)
+		t.Fatalf("%d templates of 100,000 steps were rendered, then %v", rounds, err)
 	}
 }
 
@@ -80,6 +85,9 @@ func FuzzText(f *testing.F) {
 	f.Add("{{ .A }}", "x")
 	f.Add("{{ range $i, $c := .A }}{{ end }}", "x")
 	f.Fuzz(func(t *testing.T, text, value string) {
+		// A template that takes long stops the fuzzer with its text.
+		slow := time.AfterFunc(10*time.Second, func() { panic("slow: " + strconv.Quote(text) + " with " + strconv.Quote(value)) })
+		defer slow.Stop()
 		first, err := render.Text("f", text, map[string]string{"A": value}, nil)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "f") {

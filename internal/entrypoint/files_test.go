@@ -1,0 +1,214 @@
+package entrypoint_test
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/shopset/shopset/internal/entrypoint"
+)
+
+// run renders in to out, in the current folder, and returns what was said.
+func run(t *testing.T, environment ...string) (code int, said string) {
+	t.Helper()
+	var stderr bytes.Buffer
+	code = entrypoint.Run(t.Context(), &entrypoint.Options{
+		Sources:     entrypoint.Sources{In: "in", Out: "out"},
+		Environment: environment, Stderr: &stderr,
+	})
+	return code, stderr.String()
+}
+
+func write(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestModesAndOwners: a rendered file has its template's.
+func TestModesAndOwners(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/script.sh.tmpl", "#!/bin/sh\n")
+	must(t, os.Chmod("in/script.sh.tmpl", 0o750))
+	write(t, "in/key", "x")
+	must(t, os.Chmod("in/key", 0o400))
+	root := os.Getuid() == 0
+	if root {
+		must(t, os.Chown("in/key", 1234, 4321))
+	}
+	write(t, "out/key", "an earlier one")
+	for range 2 { // Twice: an entrypoint runs again when its container does.
+		if code, said := run(t); code != 0 {
+			t.Fatal(said)
+		}
+	}
+	for name, want := range map[string]fs.FileMode{"out/script.sh": 0o750, "out/key": 0o400} {
+		info, err := os.Stat(name)
+		must(t, err)
+		if info.Mode() != want {
+			t.Errorf("%s has mode %s, want %s", name, info.Mode(), want)
+		}
+		if stat := info.Sys().(*syscall.Stat_t); root && name == "out/key" && (stat.Uid != 1234 || stat.Gid != 4321) {
+			t.Errorf("%s belongs to %d:%d", name, stat.Uid, stat.Gid)
+		}
+	}
+	if left, _ := filepath.Glob("out/.*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestConfigMapLayout: Kubernetes mounts files as links into a folder that it swaps.
+func TestConfigMapLayout(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/..2026_01_02/a.conf.tmpl", "a {{ .A }}")
+	must(t, os.Symlink("..2026_01_02", "in/..data"))
+	must(t, os.Symlink("..data/a.conf.tmpl", "in/a.conf.tmpl"))
+	if code, said := run(t, "A=1"); code != 0 {
+		t.Fatal(said)
+	}
+	content, err := os.ReadFile("out/a.conf")
+	if err != nil || string(content) != "a 1" {
+		t.Fatalf("%q %v", content, err)
+	}
+	entries, err := os.ReadDir("out")
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("%v %v", entries, err)
+	}
+}
+
+// TestBadInput: each is told with its name, and nothing is written.
+func TestBadInput(t *testing.T) {
+	for name, test := range map[string]struct {
+		prepare func(*testing.T)
+		want    string
+	}{
+		"link out of the folder": {func(t *testing.T) {
+			write(t, "secret", "x")
+			must(t, os.Symlink("../secret", "in/a.conf"))
+		}, "in/a.conf: leads out of its folder"},
+		"absolute link": {func(t *testing.T) {
+			must(t, os.Symlink("/etc/hostname", "in/a.conf"))
+		}, "in/a.conf: leads out of its folder"},
+		"link in a circle": {func(t *testing.T) {
+			must(t, os.Symlink("a.conf", "in/a.conf"))
+		}, "in/a.conf: "},
+		"pipe": {func(t *testing.T) {
+			must(t, syscall.Mkfifo("in/a.tmpl", 0o600))
+		}, "in/a.tmpl is not a file"},
+		"binary template": {func(t *testing.T) {
+			write(t, "in/a.tmpl", "\x00\xff\xfe")
+		}, "in/a.tmpl: is not a text in UTF-8"},
+		"binary envsubst": {func(t *testing.T) {
+			write(t, "in/a.template", "\xff${A}")
+		}, "in/a.template: is not a text in UTF-8"},
+		"huge template": {func(t *testing.T) {
+			write(t, "in/a.tmpl", strings.Repeat("x", 600<<10))
+		}, "in/a.tmpl is larger than 512 KiB"},
+		"huge result": {func(t *testing.T) {
+			write(t, "in/a.tmpl", "{{ range 60000 }}0123456789{{ end }}")
+		}, "in/a.tmpl: the rendered file is larger than 512 KiB"},
+		"huge file": {func(t *testing.T) {
+			write(t, "in/a", "")
+			must(t, os.Truncate("in/a", 65<<20))
+		}, "in/a is larger than 65536 KiB"},
+		"two of one name": {func(t *testing.T) {
+			write(t, "in/a", "")
+			write(t, "in/a.tmpl", "")
+		}, "out/a would be made twice"},
+		"folder in the way": {func(t *testing.T) {
+			write(t, "in/a", "")
+			write(t, "out/a/b", "")
+		}, "write out/a: there is a folder of that name"},
+		"file in the way": {func(t *testing.T) {
+			write(t, "in/a/b", "")
+			write(t, "out/a", "")
+		}, "write out/a/b: "},
+		"out leads away": {func(t *testing.T) {
+			write(t, "in/sub/b", "")
+			must(t, os.MkdirAll("out", 0o755))
+			must(t, os.MkdirAll("elsewhere", 0o755))
+			must(t, os.Symlink("../elsewhere", "out/sub"))
+		}, "write out/sub/b: leads out of its folder"},
+		"value not in UTF-8": {func(t *testing.T) {
+			write(t, "in/a.tmpl", "{{ .BINARY }}")
+		}, "in/a.tmpl line 1: variable BINARY is set, but not a text in UTF-8"},
+		"no folder": {func(t *testing.T) {
+			must(t, os.Remove("in"))
+		}, "in: no such file or directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			must(t, os.Mkdir("in", 0o755))
+			test.prepare(t)
+			write(t, "in-place", "")
+			if code, said := run(t, "BINARY=\xff"); code != 78 || !strings.Contains(said, test.want) {
+				t.Fatalf("exit code %d, said %q, want %q", code, said, test.want)
+			}
+			for _, name := range []string{"out/a.conf", "elsewhere/b"} {
+				if _, err := os.Lstat(name); err == nil {
+					t.Fatalf("%s was written", name)
+				}
+			}
+		})
+	}
+}
+
+// TestOutputs: file systems that take nothing, or not all. It mounts them in a mount namespace of its own.
+func TestOutputs(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	if os.Getenv("SHOPSET_TEST_MOUNT") == "" {
+		command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOutputs$", "-test.v")
+		command.Env = append(os.Environ(), "SHOPSET_TEST_MOUNT=1")
+		command.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		if output, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, output)
+		}
+		return
+	}
+	t.Chdir(t.TempDir())
+	must(t, os.Mkdir("out", 0o755))
+	must(t, syscall.Mount("tmpfs", "out", "tmpfs", 0, "size=64k"))
+	defer func() { must(t, syscall.Unmount("out", syscall.MNT_DETACH)) }()
+	write(t, "in/a", "new")
+	write(t, "out/a", "old")
+	write(t, "in/b", strings.Repeat("x", 256<<10))
+	if code, said := run(t); code != 78 || !strings.Contains(said, "write out/b: no space left; nothing was replaced") {
+		t.Errorf("full: %d %q", code, said)
+	}
+	if content, err := os.ReadFile("out/a"); err != nil || string(content) != "old" {
+		t.Errorf("full: a is %q %v, want the old one: not one file is replaced unless all are written", content, err)
+	}
+	if left, _ := filepath.Glob("out/.*"); len(left) > 0 {
+		t.Errorf("full: left behind: %v", left)
+	}
+	must(t, os.Remove("in/b"))
+	must(t, syscall.Mount("", "out", "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+	if code, said := run(t); code != 78 || !strings.Contains(said, "write out/a: the file system is read-only; mount a writable volume there") {
+		t.Errorf("read-only: %d %q", code, said)
+	}
+	write(t, "in/a", "old")
+	if info, err := os.Stat("out/a"); err != nil || os.Chmod("in/a", info.Mode()) != nil {
+		t.Fatal(err)
+	}
+	if code, said := run(t); code != 0 {
+		t.Errorf("read-only, and all is as it shall be: %d %q", code, said)
+	}
+}

@@ -1,0 +1,220 @@
+package entrypoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/shopset/shopset/internal/render"
+)
+
+const (
+	maxFiles      = 10_000
+	maxCopyBytes  = 64 << 20
+	maxInputBytes = render.MaxBytes
+)
+
+// Sources say where templates are.
+type Sources struct {
+	// In is a folder of templates, Out where the files go; both or none.
+	In, Out string
+	// Pairs are single files.
+	Pairs []Pair
+}
+
+// Pair is one template and the file that it becomes.
+type Pair struct{ In, Out string }
+
+// file is one that is to be.
+type file struct {
+	// out is the folder, which is not left, and name the path in it.
+	out, name string
+	// template is nil for a file that is copied: content is what it holds.
+	template *render.Template
+	content  []byte
+	mode     fs.FileMode
+	uid, gid int
+}
+
+// path for people.
+func (f *file) path() string { return filepath.Join(f.out, f.name) }
+
+// suffixes tell the language of a template.
+var suffixes = []struct {
+	suffix string
+	syntax render.Syntax
+}{{".tmpl", render.Go}, {".template", render.Envsubst}, {".envsubst", render.Envsubst}}
+
+// syntaxOf takes a template's suffix off its name.
+func syntaxOf(name string) (without string, syntax render.Syntax, isTemplate bool) {
+	for _, s := range suffixes {
+		if base, ok := strings.CutSuffix(name, s.suffix); ok && path.Base(base) != "." && base != "" {
+			return base, s.syntax, true
+		}
+	}
+	return name, render.Go, false
+}
+
+// gather finds all files that are to be. It goes on after a problem, to tell them all.
+func (s *Sources) gather() (files []*file, problems []error) {
+	if s.In != "" {
+		files, problems = gatherFolder(s.In, s.Out)
+	}
+	for _, pair := range s.Pairs {
+		f, err := gatherPair(pair)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		files = append(files, f)
+	}
+	from := map[string]bool{}
+	for _, f := range files {
+		if from[f.path()] {
+			problems = append(problems, fmt.Errorf("%s would be made twice; rename one of its templates", f.path()))
+		}
+		from[f.path()] = true
+	}
+	return files, problems
+}
+
+func gatherPair(pair Pair) (*file, error) {
+	root, err := os.OpenRoot(filepath.Dir(pair.In))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", pair.In, told(err))
+	}
+	defer root.Close()
+	f, err := load(root, filepath.Dir(pair.In), filepath.Base(pair.In), false)
+	if err != nil {
+		return nil, err
+	}
+	f.out, f.name = filepath.Dir(pair.Out), filepath.Base(pair.Out)
+	if f.template == nil {
+		if len(f.content) > maxInputBytes {
+			return nil, fmt.Errorf("%s is larger than %d KiB", pair.In, maxInputBytes>>10)
+		}
+		f.template = &render.Template{Name: pair.In, Text: string(f.content)}
+	}
+	return f, nil
+}
+
+func gatherFolder(in, out string) (files []*file, problems []error) {
+	root, err := os.OpenRoot(in)
+	if err != nil {
+		return nil, []error{fmt.Errorf("%s: %w", in, told(err))}
+	}
+	defer root.Close()
+	partials := map[string]string{}
+	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", filepath.Join(in, name), told(err)))
+			return nil
+		}
+		if name == "." {
+			return nil
+		}
+		if strings.HasPrefix(entry.Name(), "..") {
+			// How Kubernetes lays out the files of a ConfigMap; beside them are links into it.
+			if entry.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if entry.IsDir() {
+			return nil
+		}
+		if len(files) == maxFiles {
+			return fmt.Errorf("%s holds more than %d files", in, maxFiles)
+		}
+		f, err := load(root, in, name, entry.Type().IsRegular())
+		if err != nil {
+			problems = append(problems, err)
+			return nil
+		}
+		if f == nil {
+			return nil
+		}
+		f.out = out
+		if f.template != nil && f.template.Syntax == render.Go && strings.HasPrefix(path.Base(f.name), "_") {
+			partials[path.Join(path.Dir(f.name), strings.TrimPrefix(path.Base(f.name), "_"))] = f.template.Text
+			return nil
+		}
+		files = append(files, f)
+		return nil
+	})
+	if err != nil {
+		problems = append(problems, err)
+	}
+	for _, f := range files {
+		if f.template != nil && f.template.Syntax == render.Go {
+			f.template.Partials = partials
+		}
+	}
+	return files, problems
+}
+
+// load reads one file of a folder; nil when it is a folder, by a link. regular says that it is a file for sure.
+func load(root *os.Root, folder, name string, regular bool) (*file, error) {
+	shown := filepath.Join(folder, name)
+	flags := os.O_RDONLY
+	if !regular {
+		flags |= syscall.O_NONBLOCK // A pipe must not hold it up.
+	}
+	opened, err := root.OpenFile(name, flags, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", shown, told(err))
+	}
+	defer opened.Close()
+	info, err := opened.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", shown, told(err))
+	}
+	if info.IsDir() {
+		return nil, nil
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a file", shown)
+	}
+	f := &file{mode: info.Mode().Perm(), uid: -1, gid: -1}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		f.uid, f.gid = int(stat.Uid), int(stat.Gid)
+	}
+	without, syntax, isTemplate := syntaxOf(name)
+	limit := int64(maxCopyBytes)
+	if isTemplate {
+		limit = maxInputBytes
+	}
+	content, err := io.ReadAll(io.LimitReader(opened, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", shown, told(err))
+	}
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d KiB", shown, limit>>10)
+	}
+	f.name, f.content = without, content
+	if isTemplate {
+		f.template, f.content = &render.Template{Name: shown, Text: string(content), Syntax: syntax}, nil
+	}
+	return f, nil
+}
+
+// told makes an error of the system shorter where the path is named already, and clearer where a link
+// leads out of a folder.
+func told(err error) error {
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		if strings.Contains(pathError.Err.Error(), "escapes") {
+			return errors.New("leads out of its folder")
+		}
+		if pathError.Op == "open" || strings.HasSuffix(pathError.Op, "at") || slices.Contains([]string{"stat", "mkdir", "write"}, pathError.Op) {
+			return pathError.Err
+		}
+	}
+	return err
+}

@@ -1,0 +1,52 @@
+package entrypoint
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shopset/shopset/internal/envschema"
+	"github.com/shopset/shopset/internal/render"
+)
+
+// renderAll fills in the content of all files.
+func renderAll(files []*file, environment *envschema.Result) (problems []error) {
+	failures := make([][]error, len(files))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, f := range files {
+		if f.template == nil {
+			continue
+		}
+		group.Go(func() error {
+			content, failed := f.template.File(environment.Values)
+			f.content, failures[i] = []byte(content), failed
+			return nil
+		})
+	}
+	_ = group.Wait() // What failed is in failures, in the order of the files.
+	for _, failure := range slices.Concat(failures...) {
+		problems = append(problems, hint(failure, environment))
+	}
+	return problems
+}
+
+// hint adds the nearest known name to a variable that is not set, and hides secrets.
+func hint(failure error, environment *envschema.Result) error {
+	text := environment.Redact(failure.Error())
+	if missing, ok := errors.AsType[*render.Error](failure); ok && missing.Variable != "" {
+		if environment.Unreadable(missing.Variable) {
+			return errors.New(strings.Replace(text, "is not set", "is set, but not a text in UTF-8", 1))
+		}
+		if _, set := environment.Values[missing.Variable]; !set {
+			if near := envschema.Nearest(missing.Variable, keys(environment.Values)); near != "" {
+				text += fmt.Sprintf("; did you mean %s?", near)
+			}
+		}
+	}
+	return errors.New(text)
+}

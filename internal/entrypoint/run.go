@@ -1,0 +1,175 @@
+package entrypoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/shopset/shopset/internal/envschema"
+)
+
+// Exit codes, as shells and sysexits.h have them.
+const (
+	exitUsage         = 64
+	exitConfig        = 78
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// checkTimeout bounds the check command.
+const checkTimeout = 30 * time.Second
+
+// Options of Run.
+type Options struct {
+	Sources
+	// Schema is the path of the schema; empty for none.
+	Schema string
+	// Check is a command line, split at spaces, that must succeed on the rendered files.
+	Check string
+	// Program and its arguments; empty to end after rendering.
+	Program []string
+	// Environment as of os.Environ.
+	Environment []string
+	// Stderr takes problems and warnings.
+	Stderr io.Writer
+	// Exec becomes another program; syscall.Exec.
+	Exec func(path string, args, environment []string) error
+}
+
+// Run does everything and returns the exit code, if it returns at all.
+func Run(ctx context.Context, o *Options) int {
+	schema, err := loadSchema(o.Schema)
+	if err != nil {
+		return o.report(exitConfig, err)
+	}
+	environment := schema.Check(split(o.Environment), nil)
+	for _, warning := range environment.Warnings {
+		fmt.Fprintln(o.Stderr, "shopset-entrypoint: warning:", warning)
+	}
+	var problems []error
+	for _, problem := range environment.Problems {
+		problems = append(problems, errors.New(problem))
+	}
+	files, failures := o.gather()
+	problems = append(problems, failures...)
+	if len(environment.Problems) == 0 {
+		problems = append(problems, renderAll(files, environment)...)
+	}
+	path, code, err := findProgram(o.Program)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	if len(problems) > 0 {
+		if len(problems) > 1 || code == 0 {
+			code = exitConfig
+		}
+		return o.report(code, problems...)
+	}
+	if err := writeAll(files); err != nil {
+		return o.report(exitConfig, err)
+	}
+	if err := runCheck(ctx, o.Check, o.Environment); err != nil {
+		return o.report(exitConfig, errors.New(environment.Redact(err.Error())))
+	}
+	if path == "" {
+		return 0
+	}
+	if err := o.Exec(path, o.Program, o.Environment); err != nil {
+		return o.report(exitNotExecutable, fmt.Errorf("start %s: %w", path, err))
+	}
+	return 0
+}
+
+func (o *Options) report(code int, problems ...error) int {
+	for _, problem := range problems {
+		fmt.Fprintln(o.Stderr, "shopset-entrypoint:", problem)
+	}
+	return code
+}
+
+func loadSchema(path string) (*envschema.Schema, error) {
+	if path == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the schema: %w", err)
+	}
+	return envschema.Parse(path, content)
+}
+
+// findProgram looks the program up before anything is written.
+func findProgram(program []string) (path string, code int, err error) {
+	if len(program) == 0 {
+		return "", 0, nil
+	}
+	path, err = exec.LookPath(program[0])
+	switch {
+	case err == nil:
+		return path, 0, nil
+	case errors.Is(err, os.ErrPermission):
+		return "", exitNotExecutable, fmt.Errorf("program %s is not executable", program[0])
+	default:
+		return "", exitNotFound, fmt.Errorf("program %s is not there, or not in PATH", program[0])
+	}
+}
+
+// maxCheckOutput is how much of the check's output is told: its end, where the error is.
+const maxCheckOutput = 4 << 10
+
+func runCheck(ctx context.Context, line string, environment []string) error {
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	command := exec.CommandContext(ctx, words[0], words[1:]...)
+	command.Env = environment
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	command.WaitDelay = time.Second
+	output := &tail{}
+	command.Stdout, command.Stderr = output, output
+	err := command.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("check %q did not end within %s", line, checkTimeout)
+	default:
+		return errors.New(strings.TrimSpace(fmt.Sprintf("check %q: %v\n%s", line, err, output.end)))
+	}
+}
+
+// tail keeps the end of what is written.
+type tail struct{ end []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.end = append(t.end, p...)
+	if len(t.end) > maxCheckOutput {
+		t.end = slices.Clone(t.end[len(t.end)-maxCheckOutput:])
+	}
+	return len(p), nil
+}
+
+// split makes a map of NAME=VALUE lines; the last of several counts.
+func split(environment []string) map[string]string {
+	result := make(map[string]string, len(environment))
+	for _, line := range environment {
+		if name, value, ok := strings.Cut(line, "="); ok && name != "" {
+			result[name] = value
+		}
+	}
+	return result
+}
+
+func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,130 @@
+package entrypoint
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// staged is a file that lies beside its place.
+type staged struct {
+	root      *os.Root
+	file      *file
+	temporary string
+}
+
+// writeAll writes all files beside their places and then puts them there. If one cannot be written, none
+// is put; what is left beside is removed.
+func writeAll(files []*file) error {
+	roots := map[string]*os.Root{}
+	var stage []staged
+	defer func() {
+		for _, s := range stage {
+			_ = s.root.Remove(s.temporary) // What is left when something went wrong.
+		}
+		for _, root := range roots {
+			_ = root.Close()
+		}
+	}()
+	for _, f := range files {
+		root, err := openOut(roots, f.out)
+		if err != nil {
+			return err
+		}
+		info, err := root.Lstat(f.name)
+		if err == nil && info.IsDir() {
+			return fmt.Errorf("write %s: %w", f.path(), why(syscall.EISDIR))
+		}
+		if err == nil && same(root, info, f) {
+			continue
+		}
+		temporary, err := writeBeside(root, f)
+		if temporary != "" {
+			stage = append(stage, staged{root, f, temporary})
+		}
+		if err != nil {
+			return fmt.Errorf("write %s: %w", f.path(), why(err))
+		}
+	}
+	for len(stage) > 0 {
+		s := stage[0]
+		if err := s.root.Rename(s.temporary, s.file.name); err != nil {
+			return fmt.Errorf("write %s: %w", s.file.path(), why(err))
+		}
+		stage = stage[1:]
+	}
+	return nil
+}
+
+func openOut(roots map[string]*os.Root, folder string) (*os.Root, error) {
+	if root := roots[folder]; root != nil {
+		return root, nil
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder %s: %w", folder, why(err))
+	}
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, fmt.Errorf("open the folder %s: %w", folder, why(err))
+	}
+	roots[folder] = root
+	return root, nil
+}
+
+// same says whether the file is there already as it shall be: then a read-only folder does no harm.
+func same(root *os.Root, info fs.FileInfo, f *file) bool {
+	if !info.Mode().IsRegular() || info.Mode().Perm() != f.mode || info.Size() != int64(len(f.content)) {
+		return false
+	}
+	opened, err := root.Open(f.name)
+	if err != nil {
+		return false
+	}
+	defer opened.Close()
+	content, err := io.ReadAll(opened)
+	return err == nil && bytes.Equal(content, f.content)
+}
+
+func writeBeside(root *os.Root, f *file) (temporary string, err error) {
+	if folder := filepath.Dir(f.name); folder != "." {
+		if err := root.MkdirAll(folder, 0o755); err != nil {
+			return "", err
+		}
+	}
+	name := filepath.Join(filepath.Dir(f.name), "."+filepath.Base(f.name)+"."+rand.Text()[:8])
+	out, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = out.Write(f.content)
+	if chown := out.Chown(f.uid, f.gid); chown != nil && !errors.Is(chown, fs.ErrPermission) && !errors.Is(chown, syscall.EINVAL) {
+		err = errors.Join(err, chown) // Only root may give files away, and not to users outside of its namespace.
+	}
+	return name, errors.Join(err, out.Chmod(f.mode), out.Close())
+}
+
+// why adds what to do to the errors that people meet.
+func why(err error) error {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return errors.New("the file system is read-only; mount a writable volume there (an emptyDir will do)")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return errors.New("no space left; nothing was replaced")
+	case errors.Is(err, syscall.EBUSY):
+		return errors.New("it is a mount of its own and cannot be replaced; mount its folder instead")
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("permission denied for user %d; let the folder belong to it", os.Getuid())
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.EEXIST):
+		return errors.New("there is a folder of that name")
+	case strings.Contains(err.Error(), "escapes"):
+		return errors.New("leads out of its folder")
+	}
+	return told(err)
+}

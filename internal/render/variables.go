@@ -1,0 +1,145 @@
+package render
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template/parse"
+)
+
+// Use is one place where a template uses a variable.
+type Use struct {
+	Variable string
+	Line     int
+	// Partial is the partial that it is in; empty for the template itself.
+	Partial string
+	// Optional says that the template can do without: it has a default, or asks whether there is one.
+	Optional bool
+}
+
+// Variables lists the uses of variables in a template, executed or not, by line. Within range and with
+// the dot is something else, and only $.NAME counts. What is computed (index . $name) is not found.
+func (t *Template) Variables() ([]Use, error) {
+	if t.Syntax == Envsubst {
+		pieces, err := parseEnvsubst(t.Name, t.Text)
+		if err != nil {
+			return nil, err
+		}
+		var uses []Use
+		usesOfPieces(pieces, &uses)
+		return uses, nil
+	}
+	r := &run{template: t, budget: &Budget{}}
+	parsed, err := t.parse(r.functions())
+	if err != nil {
+		return nil, err
+	}
+	var uses []Use
+	for _, defined := range parsed.Templates() {
+		if defined.Tree == nil {
+			continue
+		}
+		finder := finder{tree: defined.Tree, uses: &uses}
+		if _, ok := t.Partials[defined.Name()]; ok {
+			finder.partial = defined.Name()
+		}
+		finder.node(defined.Root, true)
+	}
+	slices.SortStableFunc(uses, func(a, b Use) int {
+		return cmp.Or(strings.Compare(a.Partial, b.Partial), a.Line-b.Line, strings.Compare(a.Variable, b.Variable))
+	})
+	return uses, nil
+}
+
+func usesOfPieces(pieces []piece, uses *[]Use) {
+	for _, p := range pieces {
+		if p.ref == nil {
+			continue
+		}
+		kind := strings.TrimPrefix(p.ref.op, ":")
+		*uses = append(*uses, Use{Variable: p.ref.name, Line: p.ref.line, Optional: kind == "-" || kind == "+"})
+		usesOfPieces(p.ref.word, uses)
+	}
+}
+
+type finder struct {
+	tree    *parse.Tree
+	partial string
+	uses    *[]Use
+}
+
+func (f *finder) add(node parse.Node, name string, optional bool) {
+	// The context is NAME:LINE:COLUMN; the name may hold colons.
+	context, _ := f.tree.ErrorContext(node)
+	parts := strings.Split(context, ":")
+	line, _ := strconv.Atoi(parts[max(0, len(parts)-2)])
+	*f.uses = append(*f.uses, Use{Variable: name, Line: line, Partial: f.partial, Optional: optional})
+}
+
+// node walks through a tree; dot says whether the dot is the environment.
+func (f *finder) node(node parse.Node, dot bool) {
+	switch n := node.(type) {
+	case *parse.ListNode:
+		if n != nil {
+			for _, child := range n.Nodes {
+				f.node(child, dot)
+			}
+		}
+	case *parse.ActionNode:
+		f.node(n.Pipe, dot)
+	case *parse.PipeNode:
+		if n != nil {
+			for _, command := range n.Cmds {
+				f.node(command, dot)
+			}
+		}
+	case *parse.CommandNode:
+		f.command(n, dot)
+	case *parse.FieldNode:
+		if dot {
+			f.add(n, n.Ident[0], false)
+		}
+	case *parse.VariableNode:
+		if n.Ident[0] == "$" && len(n.Ident) > 1 {
+			f.add(n, n.Ident[1], false)
+		}
+	case *parse.ChainNode:
+		f.node(n.Node, dot)
+	case *parse.TemplateNode:
+		f.node(n.Pipe, dot)
+	case *parse.IfNode:
+		f.branch(&n.BranchNode, dot, dot)
+	case *parse.WithNode:
+		f.branch(&n.BranchNode, dot, false)
+	case *parse.RangeNode:
+		f.branch(&n.BranchNode, dot, false)
+	}
+}
+
+func (f *finder) branch(n *parse.BranchNode, dot, inside bool) {
+	f.node(n.Pipe, dot)
+	f.node(n.List, inside)
+	f.node(n.ElseList, dot)
+}
+
+// command finds optional "NAME" and index . "NAME" besides fields.
+func (f *finder) command(n *parse.CommandNode, dot bool) {
+	if function, ok := n.Args[0].(*parse.IdentifierNode); ok {
+		switch {
+		case function.Ident == "optional" && len(n.Args) == 2:
+			if name, ok := n.Args[1].(*parse.StringNode); ok {
+				f.add(n, name.Text, true)
+			}
+			return
+		case function.Ident == "index" && len(n.Args) == 3 && dot:
+			_, isDot := n.Args[1].(*parse.DotNode)
+			if name, ok := n.Args[2].(*parse.StringNode); ok && isDot {
+				f.add(n, name.Text, true)
+			}
+		}
+	}
+	for _, arg := range n.Args {
+		f.node(arg, dot)
+	}
+}
