@@ -69,6 +69,14 @@ func up(ctx context.Context, t *devcluster.Target) error {
 
 // bringUp does everything; what does not depend on each other runs at the same time.
 func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
+	// All that is missing is told, or installed, before anything takes minutes.
+	packages := []string{"mmdebstrap"}
+	if t.Local {
+		packages = append(packages, "nftables", "runc")
+	}
+	if err := t.Run(ctx, filepath.Join(t.Root, "hack", "ensure-packages"), packages...); err != nil {
+		return err
+	}
 	if t.Local {
 		// Built before anything else: both builds use all cores.
 		if err := s.run("build Kubernetes", func() error { return t.Run(ctx, t.Tool("localcluster"), "build") }); err != nil {

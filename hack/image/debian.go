@@ -3,20 +3,24 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
 // debianLayer makes the root file system of a Debian image and writes it, thinned, to target.
 func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) {
-	if _, err := exec.LookPath("mmdebstrap"); err != nil {
-		return nil, errors.New("mmdebstrap is missing: run hack/ensure-packages mmdebstrap")
+	if err := b.ensureMmdebstrap(); err != nil {
+		return nil, err
+	}
+	from, err := sources("/", image.Suite)
+	if err != nil {
+		return nil, err
 	}
 	full := target + ".full"
 	defer os.Remove(full)
@@ -30,7 +34,7 @@ func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) 
 			`--essential-hook=echo %[1]s:x:%[2]s:%[3]s::/var/lib/%[1]s:/bin/sh >>"$1/etc/passwd"; echo %[1]s:x:%[3]s: >>"$1/etc/group"`,
 			image.Account, uid, gid))
 	}
-	arguments = append(append(arguments, image.Suite, full), sources()...)
+	arguments = append(append(arguments, image.Suite, full), from...)
 	command := exec.Command("mmdebstrap", arguments...)
 	command.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=0", "LC_ALL=C.UTF-8")
 	var output bytes.Buffer
@@ -49,15 +53,55 @@ func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) 
 	return fileLayer(target)
 }
 
-// sources are the package sources of this machine, which are known to be reachable.
-func sources() []string {
-	var found []string
-	for _, file := range []string{"/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources"} {
-		if info, err := os.Stat(file); err == nil && info.Size() > 0 {
-			found = append(found, file)
+func (b *builder) ensureMmdebstrap() error {
+	if _, err := exec.LookPath("mmdebstrap"); err == nil {
+		return nil
+	}
+	if output, err := exec.Command(filepath.Join(b.root, "hack/ensure-packages"), "mmdebstrap").CombinedOutput(); err != nil {
+		return fmt.Errorf("mmdebstrap is missing: %w\n%s", err, bytes.TrimSpace(output))
+	}
+	return nil
+}
+
+var (
+	// aptURI finds the address of a source in both of apt's forms.
+	aptURI = regexp.MustCompile(`(?m)^(?:deb\s+(?:\[[^\]]*\]\s+)?|URIs:\s*)(https?://\S+)`)
+	// aptSuite finds the suites that a file names.
+	aptSuite = regexp.MustCompile(`(?m)^(?:deb\s+(?:\[[^\]]*\]\s+)?https?://\S+\s+|Suites:\s*)(\S+)`)
+)
+
+// sources are where mmdebstrap takes packages of a suite from: the files of the machine at root if they are
+// for that suite, otherwise the suite at the machine's mirror, which is known to be reachable.
+func sources(root, suite string) ([]string, error) {
+	files := []string{filepath.Join(root, "etc/apt/sources.list")}
+	for _, pattern := range []string{"*.sources", "*.list"} {
+		more, _ := filepath.Glob(filepath.Join(root, "etc/apt/sources.list.d", pattern)) // The patterns are good.
+		files = append(files, more...)
+	}
+	var fitting []string
+	mirror := ""
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			continue // There is one form or the other.
+		}
+		for _, match := range aptSuite.FindAllSubmatch(content, -1) {
+			if string(match[1]) == suite {
+				fitting = append(fitting, file)
+				break
+			}
+		}
+		if match := aptURI.FindSubmatch(content); match != nil && mirror == "" {
+			mirror = string(match[1])
 		}
 	}
-	return found
+	if len(fitting) > 0 {
+		return fitting, nil
+	}
+	if mirror == "" {
+		return nil, fmt.Errorf("no Debian mirror in %s/etc/apt: images are made of Debian packages", strings.TrimSuffix(root, "/"))
+	}
+	return []string{"deb " + mirror + " " + suite + " main"}, nil
 }
 
 // thin copies a tar without what matches remove, with all times at the epoch, and adds extra.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -71,22 +73,40 @@ func (t *Target) Apply(ctx context.Context, object *unstructured.Unstructured) e
 		err := t.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object.DeepCopy()),
 			client.FieldOwner("shopset-dev"), client.ForceOwnership)
 		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) && object.GetKind() == "ShopSet" {
-			return false, nil
+			return false, passing{err}
 		}
 		return err == nil, err
 	})
 }
 
-// until polls until done, an error, or the end of the context.
+// passing is an error that may be gone at the next look.
+type passing struct{ error }
+
+func (p passing) Unwrap() error { return p.error }
+
+// passes says whether an error is one of the connection, or of an API server that is busy or starts.
+func passes(err error) bool {
+	var network net.Error
+	return errors.As(err, new(passing)) || errors.As(err, &network) || utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) ||
+		apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
+		apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
+}
+
+// until polls until done, an error that does not pass, or the end of the context; then it tells the last
+// error.
 func until(ctx context.Context, check func() (bool, error)) error {
+	var last error
 	for {
 		done, err := check()
-		if err != nil || done {
+		if done && err == nil || err != nil && !passes(err) {
 			return err
+		}
+		if err != nil && ctx.Err() == nil {
+			last = err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return errors.Join(ctx.Err(), last)
 		case <-time.After(poll):
 		}
 	}

@@ -1,10 +1,12 @@
 package devcluster
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -12,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -20,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // Domain is the parent of the demo shops' host names.
@@ -53,45 +57,71 @@ func (t *Target) EnsureSecrets(ctx context.Context, namespace string) error {
 			Data:       map[string][]byte{"cookie-keys": []byte(hex.EncodeToString(cookieKey))},
 		},
 	} {
-		if err := t.Client.Create(ctx, secret); err != nil && !apierrors.IsAlreadyExists(err) {
+		if err := t.ensureSecret(ctx, secret); err != nil {
 			return fmt.Errorf("Secret %s: %w", secret.Name, err)
 		}
 	}
 	return nil
 }
 
+// ensureSecret makes a Secret. One that is there keeps its content, except for a certificate: it must be of
+// the authority that clients of this checkout trust.
+func (t *Target) ensureSecret(ctx context.Context, secret *corev1.Secret) error {
+	err := t.Client.Create(ctx, secret.DeepCopy())
+	if !apierrors.IsAlreadyExists(err) || secret.Type != corev1.SecretTypeTLS {
+		return client.IgnoreAlreadyExists(err)
+	}
+	live := &corev1.Secret{}
+	if err := t.Client.Get(ctx, client.ObjectKeyFromObject(secret), live); err != nil {
+		return err
+	}
+	if maps.EqualFunc(live.Data, secret.Data, bytes.Equal) {
+		return nil
+	}
+	live.Data = secret.Data
+	return t.Client.Update(ctx, live)
+}
+
 // certificate returns the demo's wildcard certificate and its key, made by an authority of its own at
 // the first call and kept in the state folder.
 func (t *Target) certificate() (certificate, key []byte, err error) {
 	certFile, keyFile := filepath.Join(t.State, "demo-edge.pem"), filepath.Join(t.State, "demo-edge.key")
-	certificate, err = os.ReadFile(certFile)
-	if err == nil {
-		if key, err = os.ReadFile(keyFile); err == nil && stillValid(certificate) {
-			return certificate, key, nil
-		}
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	certificate, errCert := os.ReadFile(certFile)
+	key, errKey := os.ReadFile(keyFile)
+	authority, errCA := os.ReadFile(t.CAFile())
+	if err := errors.Join(errCert, errKey, errCA); err == nil && stillValid(authority, certificate, key) {
+		return certificate, key, nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
-	authority, certificate, key, err := issue()
+	authority, certificate, key, err = issue()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the demo's certificate: %w", err)
 	}
-	for file, content := range map[string][]byte{t.CAFile(): authority, certFile: certificate, keyFile: key} {
-		if err := os.WriteFile(file, content, 0o600); err != nil {
+	for _, file := range []struct {
+		name    string
+		content []byte
+	}{{t.CAFile(), authority}, {keyFile, key}, {certFile, certificate}} {
+		if err := errors.Join(os.WriteFile(file.name+".new", file.content, 0o600), os.Rename(file.name+".new", file.name)); err != nil {
 			return nil, nil, err
 		}
 	}
 	return certificate, key, nil
 }
 
-func stillValid(certificate []byte) bool {
-	block, _ := pem.Decode(certificate)
-	if block == nil {
+// stillValid says whether the three belong together and last for a day: the run that wrote them may have
+// been killed in between.
+func stillValid(authority, certificate, key []byte) bool {
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
 		return false
 	}
-	parsed, err := x509.ParseCertificate(block.Bytes)
-	return err == nil && time.Until(parsed.NotAfter) > 24*time.Hour
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority) {
+		return false
+	}
+	_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: time.Now().Add(24 * time.Hour), DNSName: Domain})
+	return err == nil
 }
 
 // issue makes an authority and a certificate for all shops.

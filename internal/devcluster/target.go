@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -42,8 +44,18 @@ func Find() (*Target, error) {
 	}
 	// People export the local cluster's own kubeconfig as `make up` suggests; that is still the local one.
 	kubeconfig := os.Getenv("KUBECONFIG")
-	t.Local = os.Getenv("CONTEXT") == "" && (kubeconfig == "" || kubeconfig == t.localKubeconfig())
+	t.Local = os.Getenv("CONTEXT") == "" && (kubeconfig == "" || sameFile(kubeconfig, t.localKubeconfig()))
 	return t, nil
+}
+
+// sameFile compares files, not paths: the checkout may be reached by a link, or named relatively.
+func sameFile(a, b string) bool {
+	if a == b {
+		return true
+	}
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // Kubeconfig is the path for people to export; empty for the default of a cluster of their own.
@@ -96,6 +108,9 @@ func (t *Target) Run(ctx context.Context, program string, args ...string) error 
 	command := exec.CommandContext(ctx, program, args...)
 	command.Dir = t.Root
 	command.Stdout, command.Stderr = os.Stderr, os.Stderr
+	// Helpers clean up when they are told to end.
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 30 * time.Second
 	if err := command.Run(); err != nil {
 		return fmt.Errorf("%s %s: %w", filepath.Base(program), strings.Join(args, " "), err)
 	}

@@ -13,7 +13,7 @@
 //
 //   - A request that no upstream has seen is never lost to a connection that just died: it is sent
 //     once more. A request that an upstream may have seen is repeated only when it is a GET, HEAD,
-//     OPTIONS or TRACE without a body.
+//     OPTIONS or TRACE without a body, or has no body and an Idempotency-Key.
 //   - What the upstream knows of the client (X-Forwarded-For, -Proto, -Host) is true: a client's
 //     own claims are dropped, except those of trusted peers.
 //   - A client that is slow in any phase (handshake, headers, body, reading the answer) is cut, and
@@ -22,6 +22,7 @@
 //     come back on a new connection, then requests under way are finished.
 //   - When a role fails the client gets a short page, and a metric says which role and why.
 //
-// Limits: an upstream URL is a service name whose ClusterIP spreads connections, not requests. A
+// Limits: an upgraded connection (WebSocket) has no limit of its own; while a cell drains it counts as open
+// until one side ends it or the deadline does. An upstream URL is a service name whose ClusterIP spreads connections, not requests. A
 // request with a body whose upstream goes away after a part was sent is answered with 502.
 package proxy

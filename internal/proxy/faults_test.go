@@ -95,7 +95,12 @@ func TestUpstreamFaults(t *testing.T) {
 				if test.steps != nil {
 					url, tries = script(t, test.steps...)
 				}
-				e := start(t, toShop(url, "timeout: 100ms", "stallTimeout: 100ms"))
+				// Only where the limit itself is meant is it short.
+				limits := []string{"timeout: 1m", "stallTimeout: 1m"}
+				if test.failure == "timeout" {
+					limits = []string{"timeout: 200ms", "stallTimeout: 200ms"}
+				}
+				e := start(t, toShop(url, limits...))
 				var body io.Reader
 				if test.method == "POST" {
 					body = strings.NewReader("body")
@@ -160,7 +165,11 @@ func TestKeptConnectionsThatDie(t *testing.T) {
 // TestSlowClientsAreCut lets clients stop in every phase.
 func TestSlowClientsAreCut(t *testing.T) {
 	large := strings.Repeat("x", 1<<20)
+	answering := make(chan struct{}, 1)
 	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			answering <- struct{}{}
+		}
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return
 		}
@@ -208,7 +217,11 @@ func TestSlowClientsAreCut(t *testing.T) {
 	})
 	t.Run("an answer that nobody reads", func(t *testing.T) {
 		conn := raw(t, e.http, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		eventually(t, "the request is under way", func() bool { return e.page("GET", "/connections") == `{"open":1,"active":1}` })
+		select {
+		case <-answering:
+		case <-time.After(testPatience):
+			t.Fatal("the request does not get to the upstream")
+		}
 		eventually(t, "the connection is cut", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
 		if n, _ := io.Copy(io.Discard, conn); n >= 64<<20 {
 			t.Fatal("everything was sent")
@@ -217,6 +230,21 @@ func TestSlowClientsAreCut(t *testing.T) {
 	if got := e.metric(`shopset_proxy_role_failures_total{reason="timeout",role="shop"}`); got != "" {
 		t.Errorf("slow clients were blamed on the role %s times", got)
 	}
+}
+
+// TestRedirectEndsConnections: the port that only redirects keeps nobody, whatever they promise to send.
+func TestRedirectEndsConnections(t *testing.T) {
+	e := start(t, toShop("http://127.0.0.1:1")+"http: {address: \"127.0.0.1:0\"}\nlimits: {stallTimeout: 200ms}\n")
+	for name, text := range map[string]string{
+		"GET":                              "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST with less body than it said": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf",
+	} {
+		got, err := io.ReadAll(raw(t, e.http, text))
+		if err != nil || !strings.Contains(string(got), "Location: https://a") || !strings.Contains(string(got), "Connection: close") {
+			t.Errorf("%s: got %q %v", name, got, err)
+		}
+	}
+	eventually(t, "no connection is open", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
 }
 
 // TestSlowUpstreamOverHTTP2 makes sure that the limit on slow clients does not hit a fast client
@@ -234,10 +262,10 @@ func TestSlowUpstreamOverHTTP2(t *testing.T) {
 		rest, _ := io.ReadAll(body)
 		fmt.Fprintf(w, "%d", len(rest))
 	})
-	e := start(t, toShop(shop.URL)+"limits: {stallTimeout: 50ms}\n")
+	e := start(t, toShop(shop.URL)+"limits: {stallTimeout: 500ms}\n")
 	go func() {
 		for range 3 {
-			pause <- <-time.After(150 * time.Millisecond)
+			pause <- <-time.After(700 * time.Millisecond)
 		}
 	}()
 	status, body, _ := do(t, client(t, true), newRequest(t, "POST", e.https+"/", strings.NewReader(strings.Repeat("b", 10))))

@@ -99,7 +99,7 @@ func (p *Proxy) open(handler http.Handler, registry prometheus.Registerer) error
 	}
 	if plain := p.config.HTTP; plain != nil {
 		if plain.Mode == ModeRedirect {
-			handler = redirectToHTTPS(plain.RedirectPort)
+			handler = redirectToHTTPS(plain.RedirectPort, p.config.Limits.StallTimeout)
 		}
 		if err := p.listen("http", plain.Address, handler, nil); err != nil {
 			return err

@@ -197,6 +197,16 @@ func TestAPIServerAway(t *testing.T) {
 	}
 	stop := startLoad(t, ss, buyerOptions(t, ss))
 	pid := componentPID(t, "kube-apiserver")
+	// If this process dies meanwhile, nobody else would let the API server go on.
+	guard := exec.Command("sh", "-c", fmt.Sprintf("sleep 90; kill -CONT %d", pid)) //nolint:gosec // A number.
+	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := guard.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = syscall.Kill(-guard.Process.Pid, syscall.SIGKILL)
+		_ = guard.Wait()
+	}()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

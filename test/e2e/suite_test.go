@@ -277,7 +277,8 @@ func buyerOptions(t *testing.T, ss *v1alpha1.ShopSet) buyer.Options {
 // startLoad lets people buy until stop is called, which returns what came of it.
 func startLoad(t *testing.T, ss *v1alpha1.ShopSet, options buyer.Options) (stop func() buyer.Report) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	// A bound, so that no load outlives its test by much; a test that reaches it has not tested what it says.
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	done := make(chan buyer.Report, 1)
 	first := make(chan struct{}, 1)
 	go func() {
@@ -298,6 +299,9 @@ func startLoad(t *testing.T, ss *v1alpha1.ShopSet, options buyer.Options) (stop 
 	}
 	t.Cleanup(cancel)
 	return func() buyer.Report {
+		if err := ctx.Err(); err != nil {
+			t.Errorf("nobody bought any more when the test was done: %v", err)
+		}
 		cancel()
 		return <-done
 	}
@@ -309,6 +313,9 @@ func kubectl(t *testing.T, args ...string) string {
 	program := "kubectl"
 	if target.Local {
 		program = filepath.Join(target.State, "bin", "kubectl")
+	}
+	if name := os.Getenv("CONTEXT"); name != "" {
+		args = append([]string{"--context", name}, args...)
 	}
 	command := exec.CommandContext(t.Context(), program, args...)
 	if path := target.Kubeconfig(); path != "" {
