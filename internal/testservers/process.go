@@ -67,13 +67,16 @@ func (s *Server) start() error {
 	defer cancel()
 	for {
 		problem := s.ready(ctx)
+		select {
+		case <-p.ended: // Before the answer counts: it may be another server's, at the same port.
+			return fmt.Errorf("%s ended at its start: %s", s.name, bytes.TrimSpace(p.output.Bytes()))
+		default:
+		}
 		if problem == nil {
 			s.process = p
 			return nil
 		}
 		select {
-		case <-p.ended:
-			return fmt.Errorf("%s ended at its start: %s", s.name, bytes.TrimSpace(p.output.Bytes()))
 		case <-ctx.Done():
 			p.end(syscall.SIGKILL)
 			return fmt.Errorf("%s does not answer within %s: %w: %s", s.name, startTimeout, problem, p.output.Bytes())

@@ -74,6 +74,8 @@ type ProductPage struct {
 type OrderRequest struct {
 	Shop  string        `json:"shop"`
 	Lines []LineRequest `json:"lines"`
+	// ExpectedCents is the total that the buyer has seen; nil for any. Another one is refused.
+	ExpectedCents *int64 `json:"expected_cents,omitempty"`
 }
 
 // LineRequest is one line of a purchase.
@@ -106,6 +108,7 @@ const (
 	CodeNotFound    = "not_found"
 	CodeOutOfStock  = "out_of_stock"
 	CodeKeyReused   = "key_reused"
+	CodePriceChange = "price_changed"
 	CodeUnavailable = "unavailable"
 	CodeInternal    = "internal"
 )

@@ -268,6 +268,48 @@ func TestManyReplicasStartAtOnce(t *testing.T) {
 	}
 }
 
+// TestOnlyAtTheExpectedPrice: the total that the buyer has seen, or no order.
+func TestOnlyAtTheExpectedPrice(t *testing.T) {
+	url := testservers.Postgres(t)
+	i := start(t, url).awaitReady(t)
+	price := one(t, url, "SELECT price_cents FROM products WHERE id = 1001")
+	body := func(total int64) string {
+		return fmt.Sprintf(`{"shop":"shop-01","lines":[{"product":1001,"quantity":2}],"expected_cents":%d}`, total)
+	}
+	if code, answer := i.post(t, "k", body(2*price-1)); code != 409 || !strings.Contains(answer, shopapi.CodePriceChange) {
+		t.Fatalf("at another price: %d %s", code, answer)
+	}
+	if code, answer := i.post(t, "k", body(2*price)); code != 201 {
+		t.Fatalf("at the price of the shop: %d %s", code, answer)
+	}
+	if n := one(t, url, "SELECT count(*) FROM orders"); n != 1 {
+		t.Errorf("%d orders", n)
+	}
+}
+
+// TestDatabaseReplaced: an empty database in the place of the one before is prepared again.
+func TestDatabaseReplaced(t *testing.T) {
+	url := testservers.Postgres(t)
+	i := start(t, url).awaitReady(t)
+	connection, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close(context.Background())
+	for _, statement := range []string{"DROP SCHEMA public CASCADE", "CREATE SCHEMA public"} {
+		if _, err := connection.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code, body := i.post(t, "k", `{"shop":"shop-01","lines":[{"product":1001,"quantity":1}]}`); code != 503 {
+		t.Fatalf("with an empty database: %d %s", code, body)
+	}
+	i.awaitReady(t)
+	if _, err := i.client.PlaceOrder(t.Context(), "k", order(1001, 1)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestDatabaseDownAndBack(t *testing.T) {
 	server := testservers.NewPostgres(t)
 	server.Down(t)

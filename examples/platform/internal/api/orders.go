@@ -106,6 +106,10 @@ func buy(ctx context.Context, tx pgx.Tx, key string, hash []byte, request shopap
 	if err := price(ctx, tx, &order, request.Lines); err != nil {
 		return order, false, err
 	}
+	if expected := request.ExpectedCents; expected != nil && *expected != order.TotalCents {
+		return order, false, fail(http.StatusConflict, shopapi.CodePriceChange,
+			"the total is %d cents now, not %d", order.TotalCents, *expected)
+	}
 	batch := &pgx.Batch{}
 	for _, line := range order.Lines {
 		batch.Queue("UPDATE products SET stock = stock - $2 WHERE id = $1 AND stock >= $2", line.Product, line.Quantity).

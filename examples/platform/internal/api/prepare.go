@@ -17,6 +17,18 @@ var migrations embed.FS
 // lockKey is the advisory lock that one replica holds while it changes the schema.
 const lockKey = 0x73686f70736574 // "shopset"
 
+// keepPrepared prepares the database, and again whenever it turns out to be empty, until the context ends.
+func (s *store) keepPrepared(ctx context.Context) {
+	for {
+		s.prepareUntilDone(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.lost:
+		}
+	}
+}
+
 // prepareUntilDone brings the schema up to date and seeds the catalogue, trying until it succeeds
 // or the context ends.
 func (s *store) prepareUntilDone(ctx context.Context) {

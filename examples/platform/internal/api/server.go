@@ -57,7 +57,7 @@ func New(ctx context.Context, c Config, a *admin.Server) (*Server, error) {
 	})
 	go func() {
 		defer close(s.done)
-		store.prepareUntilDone(ctx)
+		store.keepPrepared(ctx)
 	}()
 	return s, nil
 }
@@ -88,6 +88,8 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) int {
 	case errors.As(err, &f):
 	case errors.Is(err, errNotFound):
 		f = fail(http.StatusNotFound, shopapi.CodeNotFound, "not found")
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+		return statusClientGone // Nobody reads an answer.
 	case unavailable(err):
 		slog.Warn("database", "error", err, "method", r.Method, "path", r.URL.Path)
 		f = fail(http.StatusServiceUnavailable, shopapi.CodeUnavailable, "the database does not answer; try again")
@@ -98,6 +100,9 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) int {
 	web.JSON(w, f.status, map[string]shopapi.Problem{"error": f.problem})
 	return f.status
 }
+
+// statusClientGone is nginx's code for a client that left before its answer.
+const statusClientGone = 499
 
 func (s *Server) shopByHost(r *http.Request) (any, error) {
 	return s.store.shop(r.Context(), "host", shopapi.NormalHost(r.PathValue("host")))

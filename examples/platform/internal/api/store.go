@@ -27,6 +27,8 @@ type store struct {
 	state atomic.Pointer[string]
 	// answered is when the database last did what it was asked, in Unix nanoseconds; 0 after a failure.
 	answered atomic.Int64
+	// lost tells keepPrepared that the schema has gone.
+	lost chan struct{}
 }
 
 // openStore makes the pool; it does not connect yet.
@@ -52,7 +54,7 @@ func openStore(ctx context.Context, c Config) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	s := &store{pool: pool, seed: c.Seed}
+	s := &store{pool: pool, seed: c.Seed, lost: make(chan struct{}, 1)}
 	waiting := "not connected yet"
 	s.state.Store(&waiting)
 	return s, nil
@@ -153,12 +155,33 @@ func (s *store) retry(ctx context.Context, try func() error) error {
 			break
 		}
 	}
-	if unavailable(err) {
+	switch {
+	case errors.Is(err, context.Canceled): // The client left: that says nothing of the database.
+	case unavailable(err):
 		s.answered.Store(0)
-	} else {
+	default:
 		s.answered.Store(time.Now().UnixNano())
 	}
+	if schemaGone(err) {
+		s.prepareAgain()
+	}
 	return err
+}
+
+// schemaGone reports whether the tables are not there: the database was replaced by an empty one.
+func schemaGone(err error) bool {
+	var answer *pgconn.PgError
+	return errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000") // no such table, schema
+}
+
+// prepareAgain takes the store out of use until the schema is there again.
+func (s *store) prepareAgain() {
+	waiting := "the database is empty; preparing it again"
+	s.state.Store(&waiting)
+	select {
+	case s.lost <- struct{}{}:
+	default: // Said already.
+	}
 }
 
 var errNotPrepared = errors.New("the database is not prepared yet")
@@ -216,7 +239,7 @@ func unavailable(err error) bool {
 		case "08", "40", "53", "55", "57": // connection, rollback, resources, lock timeout, intervention
 			return true
 		}
-		return answer.Code == "25006" // read-only: a replica that is not promoted yet
+		return answer.Code == "25006" || schemaGone(err) // read-only: a replica that is not promoted yet
 	}
 	return errors.Is(err, errNotPrepared) ||
 		errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || broken(err)

@@ -108,8 +108,9 @@ func (v *person) add(t *testing.T, p http.Handler, product, quantity int) {
 }
 
 var (
-	tokenField = regexp.MustCompile(`name="token" value="([A-Z2-7]*)"`)
-	lineRow    = regexp.MustCompile(`data-product="(\d+)" data-quantity="(\d+)"`)
+	buyForm = regexp.MustCompile(`(?s)<form class="buy".*?</form>`)
+	hidden  = regexp.MustCompile(`type="hidden" name="([a-z]+)" value="([^"]*)"`)
+	lineRow = regexp.MustCompile(`data-product="(\d+)" data-quantity="(\d+)"`)
 )
 
 // look returns what the cart's page shows, as product x quantity, and the checkout's form.
@@ -123,8 +124,11 @@ func (v *person) look(t *testing.T, p http.Handler) (lines string, checkout url.
 	for _, m := range lineRow.FindAllStringSubmatch(body, -1) {
 		lines += m[1] + "x" + m[2] + " "
 	}
-	if m := tokenField.FindStringSubmatch(body); m != nil {
-		checkout = url.Values{"token": {m[1]}}
+	for _, m := range hidden.FindAllStringSubmatch(buyForm.FindString(body), -1) {
+		if checkout == nil {
+			checkout = url.Values{}
+		}
+		checkout.Set(m[1], m[2])
 	}
 	return strings.TrimSpace(lines), checkout
 }
@@ -135,6 +139,29 @@ func (v *person) checkout(p http.Handler, form url.Values) (int, string) {
 }
 
 const host = "shop-01.shops.example"
+
+// TestOnlyWhatWasSeenIsBought: another tab has changed the cart, or the api its prices.
+func TestOnlyWhatWasSeenIsBought(t *testing.T) {
+	api := newAPI(t)
+	p := start(t, api, testservers.Redis(t), key('a'))
+	v := &person{host: host}
+	v.add(t, p, 1001, 1)
+	_, old := v.look(t, p)
+	v.add(t, p, 1001, 97)
+	v.add(t, p, 1002, 50)
+	if code, location := v.checkout(p, old); code != 303 || location != "/cart?notice=changed" || len(api.placed()) != 0 {
+		t.Fatalf("an old page bought %v: %d %s", api.placed(), code, location)
+	}
+	_, form := v.look(t, p)
+	form.Set("total", "1")
+	if code, location := v.checkout(p, form); code != 303 || location != "/cart?notice=changed" || len(api.placed()) != 0 {
+		t.Fatalf("bought %v at another price than was shown: %d %s", api.placed(), code, location)
+	}
+	_, form = v.look(t, p)
+	if code, _ := v.checkout(p, form); code != 303 || len(api.placed()) != 1 || api.placed()[0] != "[{1001 98} {1002 50}]" {
+		t.Fatalf("the page as it is now buys %v: %d", api.placed(), code)
+	}
+}
 
 func TestCheckoutAndDoubleSubmit(t *testing.T) {
 	api, redis := newAPI(t), testservers.Redis(t)
@@ -249,6 +276,7 @@ func TestARefusedPurchaseKeepsTheCart(t *testing.T) {
 	}
 	v.request(p, "POST", "/cart/update", url.Values{"product": {"1001"}, "quantity": {"1"}})
 	api.set("", nil)
+	_, form = v.look(t, p)
 	if code, _ := v.checkout(p, form); code != 303 || len(api.placed()) != 1 || api.placed()[0] != "[{1001 1}]" {
 		t.Errorf("%d, orders %v", code, api.placed())
 	}

@@ -14,11 +14,12 @@
 // A cart is a Redis hash with a generation, a random word that changes with each completed
 // purchase. It is in the form of the checkout, and the api's idempotency key is made of it:
 //
-//	checkout(token):
+//	checkout(token, lines and total that the page showed):
 //	  begin (one script): was token completed?      → go to that order
 //	                      is a purchase pending?    → take it, whatever else is in the cart now
-//	                      token is not the cart's generation, or nothing in it → show the cart
-//	                      else freeze lines and generation as the pending purchase, and take it
+//	                      token is not the cart's generation, its lines are not those that were shown,
+//	                      or nothing in it → show the cart
+//	                      else freeze lines, total and generation as the pending purchase, and take it
 //	  order at the api with the key of the pending generation
 //	  refused:  drop the pending purchase, show why
 //	  unknown:  keep it, 503; the next checkout takes the same purchase with the same key

@@ -95,6 +95,7 @@ func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 	if order, known := f.orders[key]; known && mode != "down" {
 		if f.lines[key] != lines {
 			w.WriteHeader(422)
+			json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": {Code: shopapi.CodeKeyReused, Message: "this key was used"}})
 			return
 		}
 		if mode == "lost" {
@@ -102,6 +103,15 @@ func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 		}
 		w.WriteHeader(201)
 		json.NewEncoder(w).Encode(order)
+		return
+	}
+	total := int64(0)
+	for _, line := range request.Lines {
+		total += 150 * int64(line.Quantity)
+	}
+	if expected := request.ExpectedCents; expected == nil || *expected != total {
+		w.WriteHeader(409)
+		json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": {Code: shopapi.CodePriceChange, Message: "the total is another one"}})
 		return
 	}
 	switch mode {

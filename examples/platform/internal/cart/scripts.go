@@ -6,7 +6,7 @@ import "github.com/redis/rueidis"
 // so they work in a cluster. In the hash of a cart, "gen" is the generation and any other field the
 // number of a product.
 
-// addScript: KEYS cart; ARGV product, quantity, most lines, most quantity, seconds, new generation.
+// addScript: KEYS cart, pending; ARGV product, quantity, most lines, most quantity, seconds, new generation.
 var addScript = rueidis.NewLuaScript(`
 local had = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
 local lines = redis.call('HLEN', KEYS[1]) - redis.call('HEXISTS', KEYS[1], 'gen')
@@ -15,9 +15,10 @@ if had + tonumber(ARGV[2]) > tonumber(ARGV[4]) then return 'quantity' end
 redis.call('HSETNX', KEYS[1], 'gen', ARGV[6])
 redis.call('HINCRBY', KEYS[1], ARGV[1], ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[5])
+redis.call('EXPIRE', KEYS[2], ARGV[5])
 return 'ok'`)
 
-// setScript: KEYS cart; ARGV product, quantity, seconds. It changes only lines that exist.
+// setScript: KEYS cart, pending; ARGV product, quantity, seconds. It changes only lines that exist.
 var setScript = rueidis.NewLuaScript(`
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'absent' end
 if ARGV[2] == '0' then
@@ -26,23 +27,29 @@ else
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
 return 'ok'`)
 
-// beginScript: KEYS cart, pending, done of the token; ARGV token, seconds.
+// beginScript: KEYS cart, pending, done of the token; ARGV token, seconds, lines that the buyer has seen,
+// their total. Only what was seen is bought.
 var beginScript = rueidis.NewLuaScript(`
 local order = redis.call('GET', KEYS[3])
 if order then return {'done', order} end
 local pending = redis.call('GET', KEYS[2])
 if pending then return {'pending', pending} end
 local all = redis.call('HGETALL', KEYS[1])
-local gen, lines = '', ''
+local gen, lines = '', {}
 for i = 1, #all, 2 do
-  if all[i] == 'gen' then gen = all[i+1] else lines = lines .. '\n' .. all[i] .. ' ' .. all[i+1] end
+  if all[i] == 'gen' then gen = all[i+1] else table.insert(lines, {all[i], all[i+1]}) end
 end
-if lines == '' then return {'empty', ''} end
-if gen ~= ARGV[1] then return {'changed', ''} end
-redis.call('SET', KEYS[2], gen .. lines, 'EX', ARGV[2])
-return {'pending', gen .. lines}`)
+if #lines == 0 then return {'empty', ''} end
+table.sort(lines, function(a, b) return tonumber(a[1]) < tonumber(b[1]) end)
+for i, line in ipairs(lines) do lines[i] = line[1] .. 'x' .. line[2] end
+local now = table.concat(lines, ' ')
+if gen ~= ARGV[1] or now ~= ARGV[3] then return {'changed', ''} end
+local frozen = gen .. '\n' .. ARGV[4] .. '\n' .. now
+redis.call('SET', KEYS[2], frozen, 'EX', ARGV[2])
+return {'pending', frozen}`)
 
 // finishScript: KEYS cart, pending, done of the generation; ARGV generation, order, seconds, new
 // generation, then product and quantity of each line.
@@ -51,7 +58,6 @@ if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[3])
 local pending = redis.call('GET', KEYS[2])
 if pending and string.sub(pending, 1, #ARGV[1]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
-if redis.call('HGET', KEYS[1], 'gen') ~= ARGV[1] then return 1 end
 for i = 5, #ARGV, 2 do
   local had = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0')
   if had > tonumber(ARGV[i+1]) then
@@ -67,8 +73,10 @@ else
 end
 return 1`)
 
-// abortScript: KEYS pending; ARGV generation.
+// abortScript: KEYS cart, pending; ARGV generation, new generation or nothing. A new one is for a key that
+// stands for something else at the api: with it the cart could never be bought.
 var abortScript = rueidis.NewLuaScript(`
-local pending = redis.call('GET', KEYS[1])
-if pending and string.sub(pending, 1, #ARGV[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'gen') == ARGV[1] then redis.call('HSET', KEYS[1], 'gen', ARGV[2]) end
+local pending = redis.call('GET', KEYS[2])
+if pending and string.sub(pending, 1, #ARGV[1]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
 return 0`)

@@ -228,6 +228,7 @@ func (s *Server) fill(ctx context.Context, v visit, p *page) error {
 	if c.pending && p.Token == "" {
 		p.Token = newSession() // Any token takes up the pending purchase.
 	}
+	p.Seen = seen(c.lines)
 	if len(c.lines) == 0 {
 		return nil
 	}

@@ -173,7 +173,7 @@ func (s *store) seconds() string { return strconv.FormatInt(int64(s.ttl.Seconds(
 
 // add puts pieces into the cart; result is ok, lines (too many) or quantity (too many).
 func (s *store) add(ctx context.Context, k keys, product int64, quantity int) (result string, err error) {
-	return run(ctx, s, addScript, []string{k.cart()}, []string{
+	return run(ctx, s, addScript, []string{k.cart(), k.pending()}, []string{
 		strconv.FormatInt(product, 10), strconv.Itoa(quantity), strconv.Itoa(shopapi.MaxLines),
 		strconv.Itoa(shopapi.MaxQuantity), s.seconds(), rand.Text(),
 	}, asText)
@@ -181,7 +181,7 @@ func (s *store) add(ctx context.Context, k keys, product int64, quantity int) (r
 
 // set changes the quantity of a line, 0 removes it.
 func (s *store) set(ctx context.Context, k keys, product int64, quantity int) error {
-	_, err := run(ctx, s, setScript, []string{k.cart()},
+	_, err := run(ctx, s, setScript, []string{k.cart(), k.pending()},
 		[]string{strconv.FormatInt(product, 10), strconv.Itoa(quantity), s.seconds()}, asText)
 	return err
 }
@@ -190,12 +190,24 @@ func (s *store) set(ctx context.Context, k keys, product int64, quantity int) er
 type purchase struct {
 	generation string
 	lines      []shopapi.LineRequest
+	// total that the buyer has seen, in cents.
+	total int64
+}
+
+// seen is what a cart's page shows, as the form sends it back: the lines, sorted.
+func seen(lines []shopapi.LineRequest) string {
+	texts := make([]string, len(lines))
+	for i, line := range lines {
+		texts[i] = fmt.Sprintf("%dx%d", line.Product, line.Quantity)
+	}
+	return strings.Join(texts, " ")
 }
 
 // begin starts or takes up a purchase. state is done (with the order), pending (with the
 // purchase), empty or changed.
-func (s *store) begin(ctx context.Context, k keys, token string) (state, order string, p purchase, err error) {
-	answer, err := run(ctx, s, beginScript, []string{k.cart(), k.pending(), k.completed(token)}, []string{token, s.seconds()}, asTexts)
+func (s *store) begin(ctx context.Context, k keys, f checkoutForm) (state, order string, p purchase, err error) {
+	answer, err := run(ctx, s, beginScript, []string{k.cart(), k.pending(), k.completed(f.token)},
+		[]string{f.token, s.seconds(), f.seen, strconv.FormatInt(f.total, 10)}, asTexts)
 	if err != nil {
 		return "", "", p, err
 	}
@@ -205,17 +217,29 @@ func (s *store) begin(ctx context.Context, k keys, token string) (state, order s
 	if answer[0] != "pending" {
 		return answer[0], answer[1], p, nil
 	}
-	parts := strings.Split(answer[1], "\n")
+	p, err = parsePurchase(answer[1])
+	return answer[0], "", p, err
+}
+
+// parsePurchase reads what beginScript froze: generation, total, lines.
+func parsePurchase(frozen string) (p purchase, err error) {
+	parts := strings.Split(frozen, "\n")
+	if len(parts) != 3 {
+		return p, fmt.Errorf("Redis: a pending purchase has %d parts, want 3", len(parts))
+	}
 	p.generation = parts[0]
-	for _, part := range parts[1:] {
-		product, quantity, _ := strings.Cut(part, " ")
+	if p.total, err = strconv.ParseInt(parts[1], 10, 64); err != nil {
+		return p, fmt.Errorf("Redis: total of a pending purchase: %w", err)
+	}
+	for _, part := range strings.Fields(parts[2]) {
+		product, quantity, _ := strings.Cut(part, "x")
 		line, err := parseLine(product, quantity)
 		if err != nil {
-			return "", "", p, err
+			return p, err
 		}
 		p.lines = append(p.lines, line)
 	}
-	return answer[0], "", p, nil
+	return p, nil
 }
 
 // finish notes the order of a purchase and takes what was bought out of the cart, once.
@@ -228,8 +252,12 @@ func (s *store) finish(ctx context.Context, k keys, p purchase, order string) er
 	return err
 }
 
-// abort drops a purchase that the api refused.
-func (s *store) abort(ctx context.Context, k keys, p purchase) error {
-	_, err := run(ctx, s, abortScript, []string{k.pending()}, []string{p.generation}, asNumber)
+// abort drops a purchase that the api refused; with renew the cart gets another generation.
+func (s *store) abort(ctx context.Context, k keys, p purchase, renew bool) error {
+	next := ""
+	if renew {
+		next = rand.Text()
+	}
+	_, err := run(ctx, s, abortScript, []string{k.cart(), k.pending()}, []string{p.generation, next}, asNumber)
 	return err
 }

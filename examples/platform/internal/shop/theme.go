@@ -42,7 +42,8 @@ var themeFiles = sync.OnceValue(func() map[string]string {
 	return files
 })
 
-// sourcesKey identifies all sources together.
+// sourcesKey identifies all sources together. What code makes of them is in tpl.FormatVersion: raise it when
+// themeOf, utilities or tpl change.
 var sourcesKey = sync.OnceValue(func() string {
 	files := themeFiles()
 	names := make([]string, 0, len(files))
@@ -50,7 +51,7 @@ var sourcesKey = sync.OnceValue(func() string {
 		names = append(names, name)
 	}
 	sort.Strings(names)
-	parts := []string{tpl.FormatVersion, utilities("$accent")}
+	parts := []string{tpl.FormatVersion, utilities("$accent"), fmt.Sprint(palettes, papers, fonts, claims)}
 	for _, name := range names {
 		parts = append(parts, name, files[name])
 	}
