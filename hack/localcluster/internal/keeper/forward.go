@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shopset/shopset/hack/localcluster/internal/component"
+	"github.com/shopset/shopset/hack/localcluster/internal/subnet"
 )
 
 const dialTimeout = 5 * time.Second
@@ -66,9 +67,10 @@ func reset(conn net.Conn) {
 }
 
 // relayDNS answers queries on port 53 of the host's end of the link with what a name server says,
-// which the node itself cannot reach.
-func relayDNS(host netip.Addr, resolver netip.AddrPort) error {
-	address := netip.AddrPortFrom(host, 53)
+// which the node itself cannot reach. Linux takes packets for an address of its own at any interface, so
+// whoever is not of the cluster gets no answer.
+func relayDNS(plan subnet.Plan, resolver netip.AddrPort) error {
+	address := netip.AddrPortFrom(plan.Host, 53)
 	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(address))
 	if err != nil {
 		return fmt.Errorf("DNS relay: %w", err)
@@ -78,12 +80,35 @@ func relayDNS(host netip.Addr, resolver netip.AddrPort) error {
 		_ = conn.Close()
 		return fmt.Errorf("DNS relay: %w", err)
 	}
-	go serve(listener, resolver.String())
-	go relayUDP(conn, resolver)
+	ours := func(from netip.Addr) bool {
+		from = from.Unmap()
+		return from == plan.Node || plan.Pods.Contains(from)
+	}
+	go serve(insiders{listener, ours}, resolver.String())
+	go relayUDP(conn, resolver, ours)
 	return nil
 }
 
-func relayUDP(conn *net.UDPConn, resolver netip.AddrPort) {
+// insiders is a listener that closes connections of others at once.
+type insiders struct {
+	net.Listener
+	ours func(netip.Addr) bool
+}
+
+func (l insiders) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if from, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil && l.ours(from.Addr()) {
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+func relayUDP(conn *net.UDPConn, resolver netip.AddrPort, ours func(netip.Addr) bool) {
 	for {
 		query := make([]byte, 4096)
 		n, client, err := conn.ReadFromUDPAddrPort(query)
@@ -91,7 +116,7 @@ func relayUDP(conn *net.UDPConn, resolver netip.AddrPort) {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
-		if n < dnsHeader {
+		if n < dnsHeader || !ours(client.Addr()) {
 			continue
 		}
 		go func() {

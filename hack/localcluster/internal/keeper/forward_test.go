@@ -90,11 +90,44 @@ func TestRelayFailsAnswers(t *testing.T) {
 	}
 	resolver := netip.MustParseAddrPort(gone.LocalAddr().String())
 	_ = gone.Close()
-	go relayUDP(conn, resolver)
+	go relayUDP(conn, resolver, netip.Addr.IsLoopback)
 	query := make([]byte, dnsHeader)
 	query[0], query[1] = 0x12, 0x34
 	answer, err := Exchange(query, netip.MustParseAddrPort(conn.LocalAddr().String()), 5*time.Second)
 	if err != nil || answer[1] != 0x34 || answer[2]&0x80 == 0 || answer[3]&0x0f != 2 {
 		t.Errorf("answer %x, %v; want SERVFAIL to the same query", answer, err)
+	}
+}
+
+// TestInsiders: a connection from elsewhere is closed, and the next one is taken.
+func TestInsiders(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	ours := netip.MustParseAddr("127.0.0.2")
+	dial := func(from netip.Addr) net.Conn {
+		dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+		conn, err := dialer.DialContext(t.Context(), "tcp4", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	other := dial(netip.MustParseAddr("127.0.0.3"))
+	defer other.Close()
+	mine := dial(ours)
+	defer mine.Close()
+	conn, err := insiders{listener, func(from netip.Addr) bool { return from == ours }}.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if conn.RemoteAddr().String() != mine.LocalAddr().String() {
+		t.Fatalf("took the connection from %s", conn.RemoteAddr())
+	}
+	if n, err := other.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Fatal("the other connection is still open")
 	}
 }
