@@ -12,7 +12,7 @@ TOOLS := $(SHOPSET_STATE)/tools
 # Each module is built by its own go.mod, as its users see it; go.work is for editors.
 export GOWORK := off
 # The modules whose tests need neither a cluster nor minutes.
-LIGHT_MODULES := . containertester hack/image bench
+LIGHT_MODULES := . hack/image bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,12 +37,12 @@ images: tools ## Build all container images that changed
 clean: tools ## End the local cluster and remove everything that was built
 	@$(TOOLS)/localcluster down
 	@# Only what was made here: SHOPSET_STATE may be a folder that holds other things.
-	cd "$(SHOPSET_STATE)" && rm -rf bin cluster.json demo-*.pem demo-edge.key images keeper.lock kubeconfig lock logs run tools
+	cd "$(SHOPSET_STATE)" && rm -rf bin cluster.json demo-*.pem demo-edge.key docker images keeper.lock kubeconfig lock logs run tools
 	rmdir "$(SHOPSET_STATE)" 2>/dev/null || true
 
 ## Tests
 
-test: test-unit test-operator test-localcluster test-e2e lint ## Test everything
+test: test-unit test-operator test-localcluster test-e2e test-containertester lint ## Test everything
 
 test-unit: ## Tests that need no cluster
 	@for module in $(LIGHT_MODULES); do echo "== unit tests: $$module"; (cd $$module && go test $(UNIT_FLAGS) $$(go list ./... | grep -v -e /internal/operator$$ -e /test/e2e$$)); done
@@ -57,13 +57,18 @@ test-localcluster: tools ## Tests of the local cluster itself
 test-e2e: up ## Tests of the whole path in the cluster
 	@echo "== end to end"; go test -count=1 -timeout 20m ./test/e2e
 
+test-containertester: tools ## Tests of containertester with a real nginx image
+	@$(TOOLS)/image build nginx-proxy
+	@echo "== containertester"; cd containertester && CGO_ENABLED=0 go test -c -o $(TOOLS)/containertester.test .
+	@hack/with-docker containertester/testdata/run $(TOOLS)/containertester.test $(SHOPSET_STATE)/images/nginx-proxy.tar
+
 race: ## Unit tests with the race detector
 	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race
 
 lint: $(TOOLS)/golangci-lint ## Formatting, go vet and golangci-lint
 	@unformatted=$$(find . -name '*.go' -not -path './.state/*' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
 	@go tool -modfile=hack/tools/go.mod controller-gen crd paths=./api/... output:crd:stdout | diff - config/crd/shopset.dev_shopsets.yaml >/dev/null || { echo "config/crd is not what api/ generates; run \`make generate\`"; exit 1; }
-	@for module in $(LIGHT_MODULES) hack/localcluster; do echo "== lint: $$module"; (cd $$module && if [ $$module = hack/localcluster ]; then export CGO_ENABLED=0; fi && go vet ./... && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+	@for module in $(LIGHT_MODULES) containertester hack/localcluster; do echo "== lint: $$module"; (cd $$module && if [ $$module = hack/localcluster ]; then export CGO_ENABLED=0; fi && go vet ./... && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
 
 ## Benchmarks
 
@@ -94,4 +99,4 @@ tools:
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev
 
-.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e race lint bench-operator bench-ready bench-entrypoint generate tools
+.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint generate tools

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -111,6 +113,11 @@ func (b *builder) buildGo(images []GoImage, programs map[string]string) error {
 }
 
 func (b *builder) buildDebian(image DebianImage) error {
+	files, err := b.withPrograms(image.Files)
+	if err != nil {
+		return err
+	}
+	image.Files = files
 	defer os.Remove(b.pathOf(image.Name))
 	return b.once(image.Name, image.Runtime,
 		func() (string, error) { return b.key(image, image.Files) },
@@ -119,6 +126,26 @@ func (b *builder) buildDebian(image DebianImage) error {
 			root, err := b.debianLayer(image, b.pathOf(image.Name))
 			return []*layer{root}, err
 		})
+}
+
+// withPrograms builds the files that are Go programs.
+func (b *builder) withPrograms(files []File) ([]File, error) {
+	files = slices.Clone(files)
+	for i := range files {
+		file := &files[i]
+		if file.Program == "" {
+			continue
+		}
+		name := path.Base(file.Program)
+		programs, err := b.buildPrograms([]GoImage{{Name: name, Package: file.Program}})
+		if err != nil {
+			return nil, err
+		}
+		if file.From, err = filepath.Rel(b.root, programs[name]); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
 }
 
 // key is a hash over all that an image is made of.

@@ -42,8 +42,10 @@ type Runtime struct {
 type File struct {
 	// Path in the image. One that ends with a slash is a folder.
 	Path string `yaml:"path"`
-	// From is the file in the repository that it is copied from; empty for a folder.
+	// From is the file in the repository that it is copied from; empty for a folder and for a program.
 	From string `yaml:"from"`
+	// Program is the folder of a package main in the repository, whose program the file is; Debian images only.
+	Program string `yaml:"program"`
 	// Mode in octal. Default 0644, for folders 0755.
 	Mode uint32 `yaml:"mode"`
 	// Owner is UID:GID. Default 0:0.
@@ -72,6 +74,8 @@ type DebianImage struct {
 	// Account is created with the ids of user before any package is installed, so that these ids are
 	// the same in every build.
 	Account string `yaml:"account"`
+	// OnDemand images are only built when they are named.
+	OnDemand bool `yaml:"onDemand"`
 	// Remove are patterns of paths that are left out, with all below them. * stops at a slash.
 	Remove []string `yaml:"remove"`
 	// Files are added to the image.
@@ -137,7 +141,7 @@ func (r *Recipes) check() error {
 					file.Mode = 0o755
 				}
 			}
-			if !strings.HasPrefix(file.Path, "/") || file.folder() != (file.From == "") || !numericID.MatchString(file.Owner) {
+			if !strings.HasPrefix(file.Path, "/") || file.folder() != (file.From == "" && file.Program == "") || !numericID.MatchString(file.Owner) {
 				problem("file %q: want an absolute path, a source (folders, which end with a slash, have none) and an owner UID:GID", file.Path)
 			}
 		}
@@ -167,7 +171,13 @@ func (f File) folder() bool { return strings.HasSuffix(f.Path, "/") }
 // selection returns the recipes of the named images, all when there are no names.
 func (r *Recipes) selection(names []string) (*Recipes, error) {
 	if len(names) == 0 {
-		return r, nil
+		usual := &Recipes{Go: r.Go}
+		for _, image := range r.Debian {
+			if !image.OnDemand {
+				usual.Debian = append(usual.Debian, image)
+			}
+		}
+		return usual, nil
 	}
 	selected, known := &Recipes{}, []string{}
 	for _, image := range r.Go {

@@ -1,0 +1,344 @@
+package tester
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ContainerConfig says what to start.
+type ContainerConfig struct {
+	// Image that is there already, by any of its names.
+	Image string
+	// Environment is added to the image's own.
+	Environment map[string]string
+	// Entrypoint and Command replace the image's, unless nil.
+	Entrypoint, Command []string
+	// User replaces the image's.
+	User string
+	// Files are put into the container before it starts, by absolute path.
+	Files map[string]File
+	// Mounts are folders of this machine, by absolute path in the container.
+	Mounts map[string]string
+	// Tmpfs are folders in memory, with options after a colon if there are any: /run/nginx:mode=1777.
+	Tmpfs []string
+	// ReadOnly makes the root file system read-only.
+	ReadOnly bool
+	// Memory in bytes and CPUs limit it; zero is no limit.
+	Memory int64
+	CPUs   float64
+	// Port that requests go to; zero is 80, 8080, 443, 8443, or the lowest that the image exposes, the first
+	// that is there.
+	Port int
+	// Ports are others that tests use and the image does not expose.
+	Ports []int
+	// Network to join, with Aliases as further names in it.
+	Network *Network `json:"-"`
+	Aliases []string
+	// Ready says when it is; nil is ReadyPort(Port), or at once when there is no port.
+	Ready Ready `json:"-"`
+	// StartTimeout is how long it may take; zero is a minute.
+	StartTimeout time.Duration
+}
+
+// File of a container.
+type File struct {
+	Content string
+	// Mode; zero is 0644.
+	Mode int64
+}
+
+// Container runs until Close, or the end of its test.
+type Container struct {
+	config ContainerConfig
+	engine *engine
+	image  image
+	id     string
+	port   int
+	mocks  func() []recorder
+
+	mu        sync.Mutex
+	addresses map[int]string
+	closed    bool
+}
+
+// image is what the engine knows of one.
+type image struct {
+	Config struct {
+		Env          []string
+		ExposedPorts map[string]struct{}
+		Entrypoint   []string
+		Cmd          []string
+	}
+}
+
+// StartContainer starts an image and waits until it is ready. It ends the test when that fails, with the
+// end of the container's log.
+func StartContainer(t TB, config ContainerConfig) *Container {
+	t.Helper()
+	c, err := startContainer(t.Context(), t, config)
+	if c != nil {
+		t.Cleanup(func() { c.Close(t) })
+	}
+	if err != nil {
+		t.Fatalf("start a container of %s: %v", config.Image, err)
+	}
+	return c
+}
+
+func startContainer(ctx context.Context, t TB, config ContainerConfig) (*Container, error) {
+	e, err := theEngine()
+	if err != nil {
+		return nil, err
+	}
+	if config.StartTimeout == 0 {
+		config.StartTimeout = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, config.StartTimeout)
+	defer cancel()
+	c := &Container{config: config, engine: e, addresses: map[int]string{}, mocks: func() []recorder { return mocksOf(t) }}
+	if err := e.call(ctx, http.MethodGet, "/images/"+url.PathEscape(config.Image)+"/json", nil, nil, &c.image); err != nil {
+		return nil, fmt.Errorf("look at the image: %w", err)
+	}
+	c.port = c.choosePort()
+	if config.Ready == nil && c.port > 0 {
+		c.config.Ready = ReadyPort(c.port)
+	}
+	var made struct {
+		ID string `json:"Id"`
+	}
+	if err := e.call(ctx, http.MethodPost, "/containers/create", nil, c.creation(), &made); err != nil {
+		return nil, fmt.Errorf("create: %w", err)
+	}
+	c.id = made.ID
+	if err := c.putFiles(ctx); err != nil {
+		return c, err
+	}
+	return c, c.start(ctx)
+}
+
+// start starts it, a few times when somebody else takes its ports just then, and waits until it is ready.
+func (c *Container) start(ctx context.Context) error {
+	var err error
+	for range 5 {
+		err = c.engine.call(ctx, http.MethodPost, "/containers/"+c.id+"/start", nil, nil, nil)
+		if err == nil || !strings.Contains(err.Error(), "port is already allocated") && !strings.Contains(err.Error(), "address already in use") {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	return c.awaitReady(ctx)
+}
+
+// usualPorts are tried first.
+var usualPorts = []int{80, 8080, 443, 8443}
+
+func (c *Container) choosePort() int {
+	if c.config.Port > 0 {
+		return c.config.Port
+	}
+	exposed := c.exposed()
+	for _, port := range usualPorts {
+		if slices.Contains(exposed, port) {
+			return port
+		}
+	}
+	if len(exposed) > 0 {
+		return exposed[0]
+	}
+	return 0
+}
+
+// exposed are the TCP ports of the image and the configuration, sorted.
+func (c *Container) exposed() []int {
+	ports := slices.Clone(c.config.Ports)
+	if c.config.Port > 0 {
+		ports = append(ports, c.config.Port)
+	}
+	for name := range c.image.Config.ExposedPorts {
+		number, protocol, _ := strings.Cut(name, "/")
+		if n, err := strconv.Atoi(number); err == nil && protocol != "udp" {
+			ports = append(ports, n)
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// creation is the body of the engine's call.
+func (c *Container) creation() map[string]any {
+	config := &c.config
+	exposed := map[string]struct{}{}
+	for _, port := range c.exposed() {
+		exposed[strconv.Itoa(port)+"/tcp"] = struct{}{}
+	}
+	host := map[string]any{
+		"ReadonlyRootfs": config.ReadOnly, "Memory": config.Memory, "NanoCpus": int64(config.CPUs * 1e9),
+		// Where the bridge cannot be reached, the engine publishes all ports at free ones of this machine.
+		"PublishAllPorts": c.engine.gateway == "",
+		"Binds":           binds(config.Mounts), "Tmpfs": tmpfs(config.Tmpfs),
+		"ExtraHosts": c.engine.extraHosts(),
+	}
+	result := map[string]any{
+		"Image": config.Image, "User": config.User, "Env": environmentLines(config.Environment),
+		"ExposedPorts": exposed, "HostConfig": host, "Labels": map[string]string{ownerLabel: owner()},
+	}
+	if config.Entrypoint != nil {
+		result["Entrypoint"] = config.Entrypoint
+	}
+	if config.Command != nil {
+		result["Cmd"] = config.Command
+	}
+	if config.Network != nil {
+		host["NetworkMode"] = config.Network.name
+		result["NetworkingConfig"] = map[string]any{"EndpointsConfig": map[string]any{
+			config.Network.name: map[string]any{"Aliases": config.Aliases},
+		}}
+	}
+	return result
+}
+
+// extraHosts gives the name of this machine, where it has none by itself.
+func (e *engine) extraHosts() []string {
+	if e.gateway == "" && runtime.GOOS == "linux" {
+		return []string{"host.docker.internal:host-gateway"}
+	}
+	return nil
+}
+
+func environmentLines(environment map[string]string) []string {
+	lines := make([]string, 0, len(environment))
+	for _, name := range slices.Sorted(maps.Keys(environment)) {
+		lines = append(lines, name+"="+environment[name])
+	}
+	return lines
+}
+
+func binds(mounts map[string]string) []string {
+	var result []string
+	for _, at := range slices.Sorted(maps.Keys(mounts)) {
+		result = append(result, mounts[at]+":"+at)
+	}
+	return result
+}
+
+func tmpfs(paths []string) map[string]string {
+	result := map[string]string{}
+	for _, path := range paths {
+		at, options, _ := strings.Cut(path, ":")
+		result[at] = options
+	}
+	return result
+}
+
+// putFiles copies files in before the first start.
+func (c *Container) putFiles(ctx context.Context) error {
+	if len(c.config.Files) == 0 {
+		return nil
+	}
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for _, name := range slices.Sorted(maps.Keys(c.config.Files)) {
+		file := c.config.Files[name]
+		if !path.IsAbs(name) {
+			return fmt.Errorf("file %s: the path must be absolute", name)
+		}
+		if file.Mode == 0 {
+			file.Mode = 0o644
+		}
+		header := &tar.Header{Name: strings.TrimPrefix(path.Clean(name), "/"), Mode: file.Mode, Size: int64(len(file.Content)), ModTime: time.Now()}
+		if err := w.WriteHeader(header); err != nil {
+			return err
+		}
+		if _, err := w.Write([]byte(file.Content)); err != nil {
+			return err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if err := c.engine.call(ctx, http.MethodPut, "/containers/"+c.id+"/archive", url.Values{"path": {"/"}}, &archive, nil); err != nil {
+		return fmt.Errorf("copy files: %w", err)
+	}
+	return nil
+}
+
+// Address is where a port of the container can be reached from the test, as host:port. It changes when the
+// container is restarted. Empty when the container has no such port.
+func (c *Container) Address(port int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.addresses[port]
+}
+
+// state is what the engine says of a container.
+type state struct {
+	State struct {
+		Running  bool
+		ExitCode int
+	}
+	NetworkSettings struct {
+		Networks map[string]struct{ IPAddress string }
+		Ports    map[string][]struct{ HostIP, HostPort string }
+	}
+}
+
+func (c *Container) inspect(ctx context.Context) (state, error) {
+	var s state
+	err := c.engine.call(ctx, http.MethodGet, "/containers/"+c.id+"/json", nil, nil, &s)
+	return s, err
+}
+
+// locate learns the addresses after a start.
+func (c *Container) locate(ctx context.Context) error {
+	s, err := c.inspect(ctx)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, port := range c.exposed() {
+		if c.engine.gateway != "" {
+			for _, network := range s.NetworkSettings.Networks {
+				c.addresses[port] = net.JoinHostPort(network.IPAddress, strconv.Itoa(port))
+			}
+			continue
+		}
+		for _, binding := range s.NetworkSettings.Ports[strconv.Itoa(port)+"/tcp"] {
+			c.addresses[port] = net.JoinHostPort("127.0.0.1", binding.HostPort)
+		}
+	}
+	return nil
+}
+
+// Close removes the container. To call it again, or after the test has done so, does nothing.
+func (c *Container) Close(t TB) {
+	t.Helper()
+	c.mu.Lock()
+	closed := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if closed {
+		return
+	}
+	// The context of a test that ends is over already.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	if err := c.engine.remove(ctx, c.id); err != nil {
+		t.Errorf("remove the container of %s: %v", c.config.Image, err)
+	}
+}

@@ -1,0 +1,165 @@
+package tester
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxOutput bounds what is read of a log or of a command's output.
+const maxOutput = 16 << 20
+
+func (c *Container) logs(ctx context.Context, tail string) (string, error) {
+	response, err := c.engine.send(ctx, http.MethodGet, "/containers/"+c.id+"/logs",
+		url.Values{"stdout": {"1"}, "stderr": {"1"}, "tail": {tail}}, nil)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	return demultiplex(response.Body, maxOutput)
+}
+
+// Logs are all that the container has written to its standard output and error.
+func (c *Container) Logs(t TB) string {
+	t.Helper()
+	log, err := c.logs(t.Context(), "all")
+	if err != nil {
+		t.Fatalf("logs of %s: %v", c.config.Image, err)
+	}
+	return log
+}
+
+// Exec runs a command in the container and returns what it wrote and its exit code.
+func (c *Container) Exec(t TB, command ...string) (output string, exitCode int) {
+	t.Helper()
+	output, exitCode, err := c.exec(t.Context(), command)
+	if err != nil {
+		t.Fatalf("exec %s in %s: %v", strings.Join(command, " "), c.config.Image, err)
+	}
+	return output, exitCode
+}
+
+func (c *Container) exec(ctx context.Context, command []string) (string, int, error) {
+	var made struct {
+		ID string `json:"Id"`
+	}
+	err := c.engine.call(ctx, http.MethodPost, "/containers/"+c.id+"/exec", nil,
+		map[string]any{"Cmd": command, "AttachStdout": true, "AttachStderr": true}, &made)
+	if err != nil {
+		return "", 0, err
+	}
+	response, err := c.engine.send(ctx, http.MethodPost, "/exec/"+made.ID+"/start", nil, map[string]any{"Detach": false, "Tty": false})
+	if err != nil {
+		return "", 0, err
+	}
+	defer response.Body.Close()
+	output, err := demultiplex(response.Body, maxOutput)
+	if err != nil {
+		return output, 0, err
+	}
+	var ended struct{ ExitCode int }
+	err = c.engine.call(ctx, http.MethodGet, "/exec/"+made.ID+"/json", nil, nil, &ended)
+	return output, ended.ExitCode, err
+}
+
+// control is one of the engine's verbs on a container.
+func (c *Container) control(t TB, verb string, query url.Values) {
+	t.Helper()
+	if err := c.engine.call(t.Context(), http.MethodPost, "/containers/"+c.id+"/"+verb, query, nil, nil); err != nil {
+		t.Fatalf("%s %s: %v", verb, c.config.Image, err)
+	}
+}
+
+// Stop ends the program as an orchestrator does: with SIGTERM, and SIGKILL after the grace period. It
+// returns the exit code.
+func (c *Container) Stop(t TB, grace time.Duration) (exitCode int) {
+	t.Helper()
+	c.control(t, "stop", url.Values{"t": {strconv.Itoa(int(grace.Round(time.Second).Seconds()))}})
+	s, err := c.inspect(t.Context())
+	if err != nil {
+		t.Fatalf("look at %s: %v", c.config.Image, err)
+	}
+	return s.State.ExitCode
+}
+
+// Restart stops the container, starts it again and waits until it is ready. Its address may change.
+func (c *Container) Restart(t TB) {
+	t.Helper()
+	c.control(t, "stop", url.Values{"t": {"10"}})
+	ctx, cancel := context.WithTimeout(t.Context(), c.config.StartTimeout)
+	defer cancel()
+	if err := c.start(ctx); err != nil {
+		t.Fatalf("restart %s: %v", c.config.Image, err)
+	}
+}
+
+// Pause freezes all processes of the container; Unpause lets them go on.
+func (c *Container) Pause(t TB) { t.Helper(); c.control(t, "pause", nil) }
+
+// Unpause lets the processes of a paused container go on.
+func (c *Container) Unpause(t TB) { t.Helper(); c.control(t, "unpause", nil) }
+
+// Signal sends a signal, such as SIGHUP, to the container's first process.
+func (c *Container) Signal(t TB, signal string) {
+	t.Helper()
+	c.control(t, "kill", url.Values{"signal": {signal}})
+}
+
+// AssertLog fails the test if the log does not hold a text within a few seconds.
+func (c *Container) AssertLog(t TB, text string) {
+	t.Helper()
+	err := eventually(t.Context(), 5*time.Second, func() error { return ReadyLog(text)(t.Context(), c) })
+	if err != nil {
+		t.Errorf("%s: %v%s", c.config.Image, err, c.logEnd())
+	}
+}
+
+// eventually asks until there is no error or the time is over; then it returns the last error.
+func eventually(ctx context.Context, limit time.Duration, check func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %s still: %w", limit, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Network is a network of its own, in which containers find each other by name.
+type Network struct {
+	name   string
+	engine *engine
+}
+
+// StartNetwork makes a network that goes with its test.
+func StartNetwork(t TB) *Network {
+	t.Helper()
+	e, err := theEngine()
+	if err != nil {
+		t.Fatalf("start a network: %v", err)
+	}
+	n := &Network{name: "tester-" + randomName(), engine: e}
+	err = e.call(t.Context(), http.MethodPost, "/networks/create", nil,
+		map[string]any{"Name": n.name, "CheckDuplicate": true, "Labels": map[string]string{ownerLabel: owner()}}, nil)
+	if err != nil {
+		t.Fatalf("start a network: %v", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+		defer cancel()
+		if err := e.call(ctx, http.MethodDelete, "/networks/"+n.name, nil, nil, nil); err != nil && !isNotFound(err) {
+			t.Errorf("remove the network: %v", err)
+		}
+	})
+	return n
+}

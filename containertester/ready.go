@@ -1,0 +1,128 @@
+package tester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// Ready says when a container is: it returns nil then, and an error that says what is missing before. It is
+// asked again and again.
+type Ready func(ctx context.Context, c *Container) error
+
+// holdTime is how long a first connection must stay open for a port to count as ready.
+const holdTime = 40 * time.Millisecond
+
+// ReadyPort waits until a port takes connections and keeps them: an nginx that only tests its configuration
+// opens its ports, too, for some milliseconds, and a port that the engine publishes takes connections before
+// the container does. Where that takes longer, ReadyHTTP or ReadyLog tell more.
+func ReadyPort(port int) Ready {
+	return func(ctx context.Context, c *Container) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", c.Address(port))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_ = conn.SetReadDeadline(time.Now().Add(holdTime))
+		if _, err := conn.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("port %d takes connections and closes them: %w", port, err)
+		}
+		return nil
+	}
+}
+
+// ReadyHTTP waits until a page answers with a status below 500.
+func ReadyHTTP(port int, path string) Ready {
+	return func(ctx context.Context, c *Container) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Address(port)+path, nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode >= http.StatusInternalServerError {
+			return fmt.Errorf("GET %s answers %s", path, response.Status)
+		}
+		return nil
+	}
+}
+
+// ReadyLog waits until the log holds a text.
+func ReadyLog(text string) Ready {
+	return func(ctx context.Context, c *Container) error {
+		log, err := c.logs(ctx, "all")
+		if err == nil && !strings.Contains(log, text) {
+			err = fmt.Errorf("the log does not say %q", text)
+		}
+		return err
+	}
+}
+
+// ReadyAtOnce is for containers that need not be waited for.
+func ReadyAtOnce() Ready { return func(context.Context, *Container) error { return nil } }
+
+// awaitReady asks until the container is ready, has ended, or the time is over.
+func (c *Container) awaitReady(ctx context.Context) error {
+	if err := c.locate(ctx); err != nil {
+		return err
+	}
+	if c.config.Ready == nil {
+		return nil
+	}
+	ended := make(chan int, 1)
+	alive, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		var answer struct{ StatusCode int }
+		if err := c.engine.call(alive, http.MethodPost, "/containers/"+c.id+"/wait", nil, nil, &answer); err == nil {
+			ended <- answer.StatusCode
+			stop() // Nobody answers any more.
+		}
+	}()
+	for pause := 2 * time.Millisecond; ; pause = min(pause*3/2, 50*time.Millisecond) {
+		try, cancel := context.WithTimeout(alive, 2*time.Second)
+		err := c.config.Ready(try, c)
+		cancel()
+		if err == nil {
+			// One that ended may have left its address to another container, which has answered.
+			if s, err := c.inspect(ctx); err != nil || s.State.Running {
+				return err
+			}
+		}
+		select {
+		case code := <-ended:
+			return fmt.Errorf("it ended with code %d before it was ready%s", code, c.logEnd())
+		case <-ctx.Done():
+			return fmt.Errorf("not ready within %s: %w%s", c.config.StartTimeout, err, c.logEnd())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// logLines is how much of a log reports show.
+const logLines = "25"
+
+// logEnd is the end of the log, for reports.
+func (c *Container) logEnd() string {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	log, err := c.logs(ctx, logLines)
+	switch {
+	case err != nil:
+		return "\n\nits log cannot be read: " + err.Error()
+	case strings.TrimSpace(log) == "":
+		return "\n\nit has written no log"
+	default:
+		return "\n\nthe end of its log:\n" + indent(strings.TrimRight(log, "\n"))
+	}
+}
+
+func indent(text string) string { return "    " + strings.ReplaceAll(text, "\n", "\n    ") }
