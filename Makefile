@@ -59,6 +59,7 @@ race: ## Unit tests with the race detector
 	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race
 
 lint: $(TOOLS)/golangci-lint ## Formatting, go vet and golangci-lint
+	@command -v git >/dev/null || hack/ensure-packages git
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
 	@go tool -modfile=hack/tools/go.mod controller-gen crd paths=./api/... output:crd:stdout | diff - config/crd/shopset.dev_shopsets.yaml >/dev/null || { echo "config/crd is not what api/ generates; run \`make generate\`"; exit 1; }
 	@for module in $(LIGHT_MODULES) hack/localcluster; do echo "== lint: $$module"; (cd $$module && if [ $$module = hack/localcluster ]; then export CGO_ENABLED=0; fi && go vet ./... && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done

@@ -69,6 +69,9 @@ func up(ctx context.Context, t *devcluster.Target) error {
 
 // bringUp does everything; what does not depend on each other runs at the same time.
 func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
+	if err := install(ctx, t); err != nil {
+		return err
+	}
 	if t.Local {
 		// Built before anything else: both builds use all cores.
 		if err := s.run("build Kubernetes", func() error { return t.Run(ctx, t.Tool("localcluster"), "build") }); err != nil {
