@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -48,7 +49,7 @@ type Built struct {
 func (b *builder) cache() string { return filepath.Join(b.out, ".cache") }
 
 // build builds the named images, all when there are no names.
-func (b *builder) build(recipes *Recipes, names []string) error {
+func (b *builder) build(ctx context.Context, recipes *Recipes, names []string) error {
 	selected, err := recipes.selection(names)
 	if err != nil {
 		return err
@@ -67,7 +68,7 @@ func (b *builder) build(recipes *Recipes, names []string) error {
 	if err := b.readBuilt(); err != nil {
 		return err
 	}
-	programs, err := b.buildPrograms(selected.Go)
+	programs, err := b.buildPrograms(ctx, selected.Go)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (b *builder) build(recipes *Recipes, names []string) error {
 		return err
 	}
 	for _, image := range selected.Debian {
-		if err := b.buildDebian(image); err != nil {
+		if err := b.buildDebian(ctx, image); err != nil {
 			return fmt.Errorf("image %s: %w", image.Name, err)
 		}
 	}
@@ -110,13 +111,13 @@ func (b *builder) buildGo(images []GoImage, programs map[string]string) error {
 	return nil
 }
 
-func (b *builder) buildDebian(image DebianImage) error {
+func (b *builder) buildDebian(ctx context.Context, image DebianImage) error {
 	defer os.Remove(b.pathOf(image.Name))
 	return b.once(image.Name, image.Runtime,
 		func() (string, error) { return b.key(image, image.Files) },
 		func() ([]*layer, error) {
 			fmt.Fprintf(b.log, "%-18s installing %s, this takes a minute\n", image.Name, strings.Join(image.Packages, ", "))
-			root, err := b.debianLayer(image, b.pathOf(image.Name))
+			root, err := b.debianLayer(ctx, image, b.pathOf(image.Name))
 			return []*layer{root}, err
 		})
 }

@@ -3,7 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -11,12 +11,18 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // debianLayer makes the root file system of a Debian image and writes it, thinned, to target.
-func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) {
-	if _, err := exec.LookPath("mmdebstrap"); err != nil {
-		return nil, errors.New("mmdebstrap is missing: run hack/ensure-packages mmdebstrap")
+func (b *builder) debianLayer(ctx context.Context, image DebianImage, target string) (*layer, error) {
+	if err := b.need(ctx, "mmdebstrap", "mmdebstrap"); err != nil {
+		return nil, err
+	}
+	sources, err := mirrors("/etc", image.Suite)
+	if err != nil {
+		return nil, fmt.Errorf("package sources of this machine: %w", err)
 	}
 	full := target + ".full"
 	defer os.Remove(full)
@@ -30,8 +36,8 @@ func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) 
 			`--essential-hook=echo %[1]s:x:%[2]s:%[3]s::/var/lib/%[1]s:/bin/sh >>"$1/etc/passwd"; echo %[1]s:x:%[3]s: >>"$1/etc/group"`,
 			image.Account, uid, gid))
 	}
-	arguments = append(append(arguments, image.Suite, full), sources()...)
-	command := exec.Command("mmdebstrap", arguments...)
+	arguments = append(append(arguments, image.Suite, full), sources...)
+	command := interruptible(exec.CommandContext(ctx, "mmdebstrap", arguments...))
 	command.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=0", "LC_ALL=C.UTF-8")
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
@@ -49,15 +55,23 @@ func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) 
 	return fileLayer(target)
 }
 
-// sources are the package sources of this machine, which are known to be reachable.
-func sources() []string {
-	var found []string
-	for _, file := range []string{"/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources"} {
-		if info, err := os.Stat(file); err == nil && info.Size() > 0 {
-			found = append(found, file)
-		}
+// need installs a Debian package unless its program is there.
+func (b *builder) need(ctx context.Context, program, pkg string) error {
+	if _, err := exec.LookPath(program); err == nil {
+		return nil
 	}
-	return found
+	command := interruptible(exec.CommandContext(ctx, filepath.Join(b.root, "hack/ensure-packages"), pkg))
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s is missing: %w\n%s", program, err, strings.TrimSpace(string(output)))
+	}
+	return nil
+}
+
+// interruptible lets a program that is to end clean up first.
+func interruptible(command *exec.Cmd) *exec.Cmd {
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 20 * time.Second
+	return command
 }
 
 // thin copies a tar without what matches remove, with all times at the epoch, and adds extra.
