@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -42,8 +44,18 @@ func Find() (*Target, error) {
 	}
 	// People export the local cluster's own kubeconfig as `make up` suggests; that is still the local one.
 	kubeconfig := os.Getenv("KUBECONFIG")
-	t.Local = os.Getenv("CONTEXT") == "" && (kubeconfig == "" || kubeconfig == t.localKubeconfig())
+	t.Local = os.Getenv("CONTEXT") == "" && (kubeconfig == "" || sameFile(kubeconfig, t.localKubeconfig()))
 	return t, nil
+}
+
+// sameFile compares what two paths lead to: a checkout may be reached by several.
+func sameFile(a, b string) bool {
+	if a == b {
+		return true
+	}
+	first, err1 := os.Stat(a)
+	second, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(first, second)
 }
 
 // Kubeconfig is the path for people to export; empty for the default of a cluster of their own.
@@ -93,13 +105,21 @@ func (t *Target) Connect() error {
 
 // Run runs a program in the repository and shows what it says.
 func (t *Target) Run(ctx context.Context, program string, args ...string) error {
-	command := exec.CommandContext(ctx, program, args...)
+	command := Command(ctx, program, args...)
 	command.Dir = t.Root
 	command.Stdout, command.Stderr = os.Stderr, os.Stderr
 	if err := command.Run(); err != nil {
 		return fmt.Errorf("%s %s: %w", filepath.Base(program), strings.Join(args, " "), err)
 	}
 	return nil
+}
+
+// Command is a program that is asked to end when the context does, and has time to clean up.
+func Command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	command := exec.CommandContext(ctx, program, args...)
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 30 * time.Second
+	return command
 }
 
 func repositoryRoot() (string, error) {
