@@ -80,17 +80,22 @@ func await(t *testing.T, condition func() error) {
 	}
 }
 
-func one(t *testing.T, url, statement string) (n int64) {
+func one(t *testing.T, url, statement string) int64 {
+	t.Helper()
+	return scan[int64](t, url, statement)
+}
+
+func scan[T any](t *testing.T, url, statement string) (value T) {
 	t.Helper()
 	connection, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer connection.Close(context.Background())
-	if err := connection.QueryRow(t.Context(), statement).Scan(&n); err != nil {
+	if err := connection.QueryRow(t.Context(), statement).Scan(&value); err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return value
 }
 
 func order(product int64, quantity int) shopapi.OrderRequest {
@@ -160,6 +165,33 @@ func TestPurchasesOfTheSameProductsInAnyOrderDoNotBlockEachOther(t *testing.T) {
 	}
 }
 
+func TestAnotherTotalThanExpectedBuysNothing(t *testing.T) {
+	url := testservers.Postgres(t)
+	i := start(t, url).awaitReady(t)
+	price := one(t, url, "SELECT price_cents FROM products WHERE id = 1001")
+	request, wrong, right := order(1001, 2), 2*price+1, 2*price
+	request.ExpectedTotalCents = &wrong
+	_, err := i.client.PlaceOrder(t.Context(), "k", request)
+	var failure *shopapi.Error
+	if !errors.As(err, &failure) || failure.Status != 409 || failure.Problem.Code != shopapi.CodePriceChanged {
+		t.Fatalf("got %v", err)
+	}
+	if n := one(t, url, "SELECT stock + 2 * (SELECT count(*) FROM orders) FROM products WHERE id = 1001"); n != 1_000_000 {
+		t.Errorf("stock and orders: %d", n)
+	}
+	// The same key is free for the purchase at the price that is so.
+	request.ExpectedTotalCents = &right
+	placed, err := i.client.PlaceOrder(t.Context(), "k", request)
+	if err != nil || placed.TotalCents != right {
+		t.Fatalf("got %+v %v", placed, err)
+	}
+	// An order that exists is repeated as it is.
+	request.ExpectedTotalCents = &wrong
+	if again, err := i.client.PlaceOrder(t.Context(), "k", request); err != nil || again.ID != placed.ID {
+		t.Errorf("got %+v %v", again, err)
+	}
+}
+
 func TestARepeatedPurchaseIsOneOrder(t *testing.T) {
 	url := testservers.Postgres(t)
 	i := start(t, url).awaitReady(t)
@@ -184,8 +216,13 @@ func TestARepeatedPurchaseIsOneOrder(t *testing.T) {
 		t.Errorf("the same purchase in other words: %d", code)
 	}
 	code, body := i.post(t, "same", `{"shop":"shop-01","lines":[{"product":1001,"quantity":2}]}`)
-	if code != 422 || !strings.Contains(body, shopapi.CodeKeyReused) {
+	id := `"order":"` + scan[string](t, url, "SELECT id FROM orders") + `"`
+	if code != 422 || !strings.Contains(body, shopapi.CodeKeyReused) || !strings.Contains(body, id) {
 		t.Errorf("another purchase with the same key: %d %s", code, body)
+	}
+	code, body = i.post(t, "same", `{"shop":"shop-02","lines":[{"product":2001,"quantity":2}]}`)
+	if code != 422 || !strings.Contains(body, shopapi.CodeKeyReused) || strings.Contains(body, id) {
+		t.Errorf("another shop's purchase with the same key: %d %s", code, body)
 	}
 	if n := one(t, url, "SELECT stock FROM products WHERE id = 1001"); n != 999_998 {
 		t.Errorf("stock %d", n)

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 
 	"github.com/shopset/shopset/examples/platform/shopapi"
 )
 
 // checkout buys what is in the cart; the package's documentation has the algorithm.
 func (s *Server) checkout(w http.ResponseWriter, r *http.Request, v visit) {
-	token, err := checkoutToken(r)
+	was, err := checkoutForm(r)
 	if err != nil {
 		problem(w, r, v, err)
 		return
@@ -20,7 +21,7 @@ func (s *Server) checkout(w http.ResponseWriter, r *http.Request, v visit) {
 		http.Redirect(w, r, "/cart", http.StatusSeeOther)
 		return
 	}
-	state, order, p, err := s.store.begin(r.Context(), v.keys(), token)
+	state, order, p, err := s.store.begin(r.Context(), v.keys(), was)
 	if err != nil {
 		s.checkouts.WithLabelValues("unavailable").Inc()
 		problem(w, r, v, err)
@@ -41,23 +42,36 @@ func (s *Server) checkout(w http.ResponseWriter, r *http.Request, v visit) {
 	}
 }
 
-// checkoutToken reads the generation from the form.
-func checkoutToken(r *http.Request) (string, error) {
+// checkoutForm reads the generation and what was shown. A form without the latter shows the cart again.
+func checkoutForm(r *http.Request) (shown, error) {
 	if err := form(r); err != nil {
-		return "", err
+		return shown{}, err
 	}
-	token := r.PostForm.Get("token")
-	if !sessionForm.MatchString(token) {
-		return "", &refused{http.StatusBadRequest, "This form is not complete. Please go to the cart and press Buy again."}
+	was := shown{token: r.PostForm.Get("token"), lines: r.PostForm.Get("lines")}
+	if !sessionForm.MatchString(was.token) {
+		return shown{}, &refused{http.StatusBadRequest, "This form is not complete. Please go to the cart and press Buy again."}
 	}
-	return token, nil
+	var err error
+	if was.totalCents, err = strconv.ParseInt(r.PostForm.Get("total"), 10, 64); err != nil {
+		was.lines = ""
+	}
+	return was, nil
 }
 
 // buy places the order of a frozen purchase.
 func (s *Server) buy(w http.ResponseWriter, r *http.Request, v visit, p purchase) {
 	// A browser that goes away does not stop a purchase half-way; the calls have their own timeouts.
 	ctx := context.WithoutCancel(r.Context())
-	order, err := s.client.PlaceOrder(ctx, "cart-"+p.generation, shopapi.OrderRequest{Shop: v.shop.ID, Lines: p.lines})
+	order, err := s.client.PlaceOrder(ctx, "cart-"+p.generation,
+		shopapi.OrderRequest{Shop: v.shop.ID, Lines: p.lines, ExpectedTotalCents: &p.totalCents})
+	if earlier := orderOfKey(err); earlier != "" {
+		// This generation was bought before, and Redis forgot it. That is the purchase.
+		order, err = s.client.Order(ctx, v.shop.ID, earlier)
+		p.lines = nil
+		for _, line := range order.Lines {
+			p.lines = append(p.lines, shopapi.LineRequest{Product: line.Product, Quantity: line.Quantity})
+		}
+	}
 	if shopapi.Unavailable(err) {
 		s.checkouts.WithLabelValues("unavailable").Inc()
 		slog.Warn("checkout", "error", err, "shop", v.shop.ID)
@@ -82,11 +96,29 @@ func (s *Server) buy(w http.ResponseWriter, r *http.Request, v visit, p purchase
 	toOrder(w, r, order.ID)
 }
 
+// orderOfKey is the order that was placed with a key that the api refused for another one.
+func orderOfKey(err error) string {
+	var answer *shopapi.Error
+	if errors.As(err, &answer) && answer.Problem.Code == shopapi.CodeKeyReused && shopapi.ValidOrder(answer.Problem.Order) {
+		return answer.Problem.Order
+	}
+	return ""
+}
+
 // refuse shows why the api did not take the order.
 func refuse(w http.ResponseWriter, v visit, err error) {
+	code := ""
 	var answer *shopapi.Error
-	if errors.As(err, &answer) && answer.Problem.Code == shopapi.CodeOutOfStock {
+	if errors.As(err, &answer) {
+		code = answer.Problem.Code
+	}
+	switch code {
+	case shopapi.CodeOutOfStock:
 		message(w, http.StatusConflict, v.shop, "Sold out", answer.Problem.Message+". Please change your cart.")
+		return
+	case shopapi.CodePriceChanged:
+		message(w, http.StatusConflict, v.shop, "A price has changed",
+			"A price has changed since you looked at your cart. Nothing was bought. Please check the cart and press Buy again.")
 		return
 	}
 	slog.Warn("checkout refused", "error", err, "shop", v.shop.ID)

@@ -26,6 +26,7 @@ type page struct {
 	Lines      []pageLine
 	TotalCents int64
 	Token      string
+	LinesHash  string
 	Pending    bool
 	Notice     string
 	Order      shopapi.Order

@@ -3,6 +3,8 @@ package cart
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -173,7 +175,7 @@ func (s *store) seconds() string { return strconv.FormatInt(int64(s.ttl.Seconds(
 
 // add puts pieces into the cart; result is ok, lines (too many) or quantity (too many).
 func (s *store) add(ctx context.Context, k keys, product int64, quantity int) (result string, err error) {
-	return run(ctx, s, addScript, []string{k.cart()}, []string{
+	return run(ctx, s, addScript, []string{k.cart(), k.pending()}, []string{
 		strconv.FormatInt(product, 10), strconv.Itoa(quantity), strconv.Itoa(shopapi.MaxLines),
 		strconv.Itoa(shopapi.MaxQuantity), s.seconds(), rand.Text(),
 	}, asText)
@@ -181,21 +183,38 @@ func (s *store) add(ctx context.Context, k keys, product int64, quantity int) (r
 
 // set changes the quantity of a line, 0 removes it.
 func (s *store) set(ctx context.Context, k keys, product int64, quantity int) error {
-	_, err := run(ctx, s, setScript, []string{k.cart()},
+	_, err := run(ctx, s, setScript, []string{k.cart(), k.pending()},
 		[]string{strconv.FormatInt(product, 10), strconv.Itoa(quantity), s.seconds()}, asText)
 	return err
+}
+
+// linesHash identifies the lines of a cart, which are sorted. beginScript makes the same.
+func linesHash(lines []shopapi.LineRequest) string {
+	h := sha1.New()
+	for _, line := range lines {
+		fmt.Fprintf(h, "\n%d %d", line.Product, line.Quantity)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// shown is what the page of the cart showed to who pressed Buy.
+type shown struct {
+	token, lines string
+	totalCents   int64
 }
 
 // purchase is a frozen purchase.
 type purchase struct {
 	generation string
+	totalCents int64
 	lines      []shopapi.LineRequest
 }
 
 // begin starts or takes up a purchase. state is done (with the order), pending (with the
 // purchase), empty or changed.
-func (s *store) begin(ctx context.Context, k keys, token string) (state, order string, p purchase, err error) {
-	answer, err := run(ctx, s, beginScript, []string{k.cart(), k.pending(), k.completed(token)}, []string{token, s.seconds()}, asTexts)
+func (s *store) begin(ctx context.Context, k keys, was shown) (state, order string, p purchase, err error) {
+	answer, err := run(ctx, s, beginScript, []string{k.cart(), k.pending(), k.completed(was.token)},
+		[]string{was.token, s.seconds(), was.lines, strconv.FormatInt(was.totalCents, 10)}, asTexts)
 	if err != nil {
 		return "", "", p, err
 	}
@@ -206,8 +225,14 @@ func (s *store) begin(ctx context.Context, k keys, token string) (state, order s
 		return answer[0], answer[1], p, nil
 	}
 	parts := strings.Split(answer[1], "\n")
+	if len(parts) < 2 {
+		return "", "", p, errors.New("Redis: the pending purchase is damaged")
+	}
 	p.generation = parts[0]
-	for _, part := range parts[1:] {
+	if p.totalCents, err = strconv.ParseInt(parts[1], 10, 64); err != nil {
+		return "", "", p, fmt.Errorf("Redis: the pending purchase is damaged: %w", err)
+	}
+	for _, part := range parts[2:] {
 		product, quantity, _ := strings.Cut(part, " ")
 		line, err := parseLine(product, quantity)
 		if err != nil {
