@@ -10,8 +10,8 @@
 //     repetition is judged anew.
 //   - Prices are those of the database at the moment of the purchase. Who says what total is expected
 //     pays that or buys nothing (409).
-//   - It starts without PostgreSQL, is unready until the schema is there, and recovers by itself.
-//     Meanwhile every request is answered 503 at once, and none takes longer than its timeout.
+//   - It starts without PostgreSQL, is unready until the schema is there, and recovers by itself,
+//     also when the database is replaced by an empty one. Meanwhile every request is answered 503 at once, and none takes longer than its timeout.
 //   - Many replicas may start at the same time over one database.
 //
 // A purchase is one transaction:

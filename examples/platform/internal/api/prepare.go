@@ -17,6 +17,18 @@ var migrations embed.FS
 // lockKey is the advisory lock that one replica holds while it changes the schema.
 const lockKey = 0x73686f70736574 // "shopset"
 
+// keepPrepared prepares the database at the start and whenever its tables turn out to be gone.
+func (s *store) keepPrepared(ctx context.Context) {
+	for {
+		s.prepareUntilDone(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.lost:
+		}
+	}
+}
+
 // prepareUntilDone brings the schema up to date and seeds the catalogue, trying until it succeeds
 // or the context ends.
 func (s *store) prepareUntilDone(ctx context.Context) {
@@ -62,6 +74,10 @@ func (s *store) prepare(ctx context.Context) error {
 			return err
 		}
 		if err := migrate(ctx, tx); err != nil {
+			return err
+		}
+		// A table that is missing although its migration was applied is nothing that can be mended here.
+		if _, err := tx.Exec(ctx, everyTable); err != nil {
 			return err
 		}
 		if !s.seed {

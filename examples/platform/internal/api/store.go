@@ -25,6 +25,8 @@ type store struct {
 	seed bool
 	// state is the reason why the store is not prepared yet; nil afterwards.
 	state atomic.Pointer[string]
+	// lost asks for another preparation; one is enough for all who ask.
+	lost chan struct{}
 	// answered is when the database last did what it was asked, in Unix nanoseconds; 0 after a failure.
 	answered atomic.Int64
 }
@@ -52,7 +54,7 @@ func openStore(ctx context.Context, c Config) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	s := &store{pool: pool, seed: c.Seed}
+	s := &store{pool: pool, seed: c.Seed, lost: make(chan struct{}, 1)}
 	waiting := "not connected yet"
 	s.state.Store(&waiting)
 	return s, nil
@@ -60,7 +62,7 @@ func openStore(ctx context.Context, c Config) (*store, error) {
 
 // check is the readiness check. It asks the database only when no request did lately: under full load
 // the question would have to wait for a connection, and a program that is merely busy would be taken
-// out of service.
+// out of service. The question is for the tables: an empty database answers, too.
 func (s *store) check(ctx context.Context) error {
 	if waiting := s.state.Load(); waiting != nil {
 		return errors.New(*waiting)
@@ -68,7 +70,25 @@ func (s *store) check(ctx context.Context) error {
 	if time.Since(time.Unix(0, s.answered.Load())) < time.Second {
 		return nil
 	}
-	return s.pool.Ping(ctx)
+	_, err := s.pool.Exec(ctx, everyTable)
+	s.noteLoss(err)
+	return err
+}
+
+// everyTable fails when a table is missing.
+const everyTable = "SELECT FROM shops, products, orders, order_lines LIMIT 0"
+
+// noteLoss has the database prepared again when err says that it is another one than before.
+func (s *store) noteLoss(err error) {
+	if !schemaMissing(err) {
+		return
+	}
+	waiting := "the tables are gone: " + err.Error()
+	s.state.Store(&waiting)
+	select {
+	case s.lost <- struct{}{}:
+	default:
+	}
 }
 
 func (s *store) shop(ctx context.Context, column, value string) (shopapi.Shop, error) {
@@ -153,9 +173,12 @@ func (s *store) retry(ctx context.Context, try func() error) error {
 			break
 		}
 	}
-	if unavailable(err) {
+	s.noteLoss(err)
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled): // The client left, which says nothing about the database.
+	case unavailable(err):
 		s.answered.Store(0)
-	} else {
+	default:
 		s.answered.Store(time.Now().UnixNano())
 	}
 	return err
@@ -180,6 +203,12 @@ func repeatable(err error) bool {
 		return false
 	}
 	return broken(err)
+}
+
+// schemaMissing reports whether tables are gone that were there: the database was replaced.
+func schemaMissing(err error) bool {
+	var answer *pgconn.PgError
+	return errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000") // table, schema
 }
 
 // broken reports whether err is about the connection and not about what was asked.
@@ -216,7 +245,7 @@ func unavailable(err error) bool {
 		case "08", "40", "53", "55", "57": // connection, rollback, resources, lock timeout, intervention
 			return true
 		}
-		return answer.Code == "25006" // read-only: a replica that is not promoted yet
+		return schemaMissing(err) || answer.Code == "25006" // read-only: a replica that is not promoted yet
 	}
 	return errors.Is(err, errNotPrepared) ||
 		errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || broken(err)
