@@ -5,6 +5,7 @@
 //
 //	accept    a connection is counted, TLS is done, limits on slow clients hold from here on
 //	admit     what cannot be served is refused: CONNECT, a body that is too large
+//	redirect  on a port that only redirects, everything ends here
 //	find      the path picks a route, the route names a role
 //	forward   the role's upstream gets the request, its answer is streamed back
 //	finish    one line in the access log, the metrics, whatever happened before
@@ -20,6 +21,8 @@
 //     so is an upstream.
 //   - A stop loses no request: readiness goes off, for a while every answer tells its client to
 //     come back on a new connection, then requests under way are finished.
+//   - An upgraded connection, a WebSocket mostly, ends when nothing passes, at a great age, and with a
+//     stop: its client connects again, elsewhere.
 //   - When a role fails the client gets a short page, and a metric says which role and why.
 //
 // Limits: an upstream URL is a service name whose ClusterIP spreads connections, not requests. A

@@ -95,7 +95,14 @@ func TestUpstreamFaults(t *testing.T) {
 				if test.steps != nil {
 					url, tries = script(t, test.steps...)
 				}
-				e := start(t, toShop(url, "timeout: 100ms", "stallTimeout: 100ms"))
+				limit := "timeout: 30s" // no test that wants another end shall meet a limit
+				switch {
+				case test.failure == "timeout" && test.cut:
+					limit = "stallTimeout: 100ms"
+				case test.failure == "timeout":
+					limit = "timeout: 100ms"
+				}
+				e := start(t, toShop(url, limit))
 				var body io.Reader
 				if test.method == "POST" {
 					body = strings.NewReader("body")
@@ -157,12 +164,42 @@ func TestKeptConnectionsThatDie(t *testing.T) {
 	}
 }
 
+// TestAKeyIsNoReasonToRepeat hangs up on a kept connection after a POST, which has nothing in it that
+// could not be sent again.
+func TestAKeyIsNoReasonToRepeat(t *testing.T) {
+	keys := make(chan string, 2)
+	url, tries := script(t, func(conn net.Conn, _ *http.Request) {
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		if request, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			keys <- request.Header.Get("Idempotency-Key") + request.Header.Get("X-Idempotency-Key")
+		}
+	}, answer)
+	e := start(t, toShop(url))
+	c := client(t, false)
+	if status, _, _ := do(t, c, newRequest(t, "GET", e.http+"/", nil)); status != 200 {
+		t.Fatal(status)
+	}
+	request := newRequest(t, "POST", e.http+"/", nil)
+	request.Header = http.Header{"Idempotency-Key": {"one"}, "X-Idempotency-Key": {"two"}}
+	if status, _, _ := do(t, c, request); status != 502 || tries.Load() != 1 {
+		t.Errorf("got %d after %d connections", status, tries.Load())
+	}
+	if got := <-keys; got != "onetwo" {
+		t.Errorf("the upstream got the keys %q", got)
+	}
+}
+
 // TestSlowClientsAreCut lets clients stop in every phase.
 func TestSlowClientsAreCut(t *testing.T) {
 	large := strings.Repeat("x", 1<<20)
+	underWay, goOn := make(chan struct{}), make(chan struct{})
 	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return
+		}
+		if r.URL.Path == "/large" {
+			underWay <- struct{}{}
+			<-goOn
 		}
 		for range 64 {
 			if _, err := io.WriteString(w, large); err != nil {
@@ -170,13 +207,16 @@ func TestSlowClientsAreCut(t *testing.T) {
 			}
 		}
 	})
-	e := start(t, toShop(shop.URL)+"limits: {headerTimeout: 100ms, bodyTimeout: 200ms, stallTimeout: 100ms, idleTimeout: 100ms}\n")
+	const limits = "limits: {headerTimeout: 100ms, bodyTimeout: 200ms, stallTimeout: 100ms, idleTimeout: 100ms}\n"
+	e := start(t, toShop(shop.URL)+limits)
+	redirecting := start(t, toShop(shop.URL)+limits+"http: {address: \"127.0.0.1:0\"}\n")
 	tlsAddress := strings.TrimPrefix(e.https, "https://")
 	for _, test := range []struct{ name, address, text, want string }{
 		{"no TLS handshake", tlsAddress, "\x16\x03\x01", ""},
 		{"nothing at all", e.http, "", ""},
 		{"half a header", e.http, "GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ", ""},
 		{"no body", e.http, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf", "408 Request Timeout"},
+		{"no body where all is redirected", redirecting.http, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf", "308 Permanent"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := io.ReadAll(raw(t, test.address, test.text))
@@ -207,8 +247,13 @@ func TestSlowClientsAreCut(t *testing.T) {
 		}
 	})
 	t.Run("an answer that nobody reads", func(t *testing.T) {
-		conn := raw(t, e.http, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		eventually(t, "the request is under way", func() bool { return e.page("GET", "/connections") == `{"open":1,"active":1}` })
+		eventually(t, "the others are gone", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
+		conn := raw(t, e.http, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+		<-underWay
+		if got := e.page("GET", "/connections"); got != `{"open":1,"active":1}` {
+			t.Errorf("while the request is under way: %s", got)
+		}
+		close(goOn)
 		eventually(t, "the connection is cut", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
 		if n, _ := io.Copy(io.Discard, conn); n >= 64<<20 {
 			t.Fatal("everything was sent")
@@ -226,7 +271,7 @@ func TestSlowUpstreamOverHTTP2(t *testing.T) {
 	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
 		body := bufio.NewReader(r.Body)
 		body.ReadByte()
-		for range 3 {
+		for range 2 {
 			<-pause
 			io.WriteString(w, "x")
 			w.(http.Flusher).Flush()
@@ -234,14 +279,14 @@ func TestSlowUpstreamOverHTTP2(t *testing.T) {
 		rest, _ := io.ReadAll(body)
 		fmt.Fprintf(w, "%d", len(rest))
 	})
-	e := start(t, toShop(shop.URL)+"limits: {stallTimeout: 50ms}\n")
+	e := start(t, toShop(shop.URL)+"limits: {stallTimeout: 500ms}\n")
 	go func() {
-		for range 3 {
-			pause <- <-time.After(150 * time.Millisecond)
+		for range 2 {
+			pause <- <-time.After(750 * time.Millisecond) // longer than the limit
 		}
 	}()
 	status, body, _ := do(t, client(t, true), newRequest(t, "POST", e.https+"/", strings.NewReader(strings.Repeat("b", 10))))
-	if status != 200 || body != "xxx9" {
+	if status != 200 || body != "xx9" {
 		t.Fatalf("got %d %q", status, body)
 	}
 }
