@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -161,7 +162,7 @@ func together(functions ...func() error) error {
 
 // buy makes a purchase as a browser would and tells about it.
 func buy(ctx context.Context, t *devcluster.Target) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ss, err := t.WaitReady(ctx, demo, func(string) {})
 	if err != nil {
@@ -173,6 +174,14 @@ func buy(ctx context.Context, t *devcluster.Target) error {
 	}
 	options.Shop = "shop-01." + devcluster.Domain
 	receipt, err := buyer.Buy(ctx, options)
+	for unknown := new(x509.UnknownAuthorityError); errors.As(err, unknown); receipt, err = buyer.Buy(ctx, options) {
+		// The Pods get a Secret that was replaced after a minute or so.
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
 	if err != nil {
 		return err
 	}
