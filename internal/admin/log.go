@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +30,9 @@ func Main(program string, run func() error) {
 	err := SetupLog(os.Stdout, program, level)
 	if err == nil {
 		err = run()
+	}
+	if errors.Is(err, flag.ErrHelp) {
+		return // who asked for help has it
 	}
 	if err != nil {
 		// The kubelet shows the end of the log as the reason of a crash, so the last line is the
