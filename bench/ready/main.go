@@ -78,7 +78,7 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// sample is the manifest of config/samples with the images that were built, if there are any.
+// sample is the manifest of config/samples with the images that were built.
 func sample(t *devcluster.Target) ([]*unstructured.Unstructured, error) {
 	path := filepath.Join(t.Root, "config", "samples", "shopset.yaml")
 	content, err := os.ReadFile(path)
@@ -101,9 +101,12 @@ type runner struct {
 	manifest []*unstructured.Unstructured
 }
 
-// turn makes a namespace with all that the sample needs besides the ShopSet, times start, and removes
-// everything again.
-func (r *runner) turn(ctx context.Context, namespace string, start func(context.Context, *v1alpha1.ShopSet) error) (took time.Duration, err error) {
+// starter brings up what was prepared; only this is timed.
+type starter func(context.Context) error
+
+// turn makes a namespace with all that the sample needs besides the ShopSet, prepares, times the start,
+// and removes everything again.
+func (r *runner) turn(ctx context.Context, namespace string, prepare func(context.Context, *v1alpha1.ShopSet) (starter, error)) (took time.Duration, err error) {
 	if err := r.remove(ctx, namespace); err != nil {
 		return 0, err
 	}
@@ -143,44 +146,56 @@ func (r *runner) turn(ctx context.Context, namespace string, start func(context.
 			component.Ports[j].NodePort = 0
 		}
 	}
+	start, err := prepare(ctx, ss)
+	if err != nil {
+		return 0, err
+	}
 	began := time.Now()
-	if err := start(ctx, ss); err != nil {
+	if err := start(ctx); err != nil {
 		return 0, err
 	}
 	return time.Since(began), nil
 }
 
-// plain applies what the operator would, and waits as `kubectl rollout status` does.
-func (r *runner) plain(ctx context.Context, ss *v1alpha1.ShopSet) error {
+// plain renders what the operator would; the start applies it, and waits as `kubectl rollout status` does.
+func (r *runner) plain(ctx context.Context, ss *v1alpha1.ShopSet) (starter, error) {
 	// Defaults come from the API server.
 	complete := ss.DeepCopy()
 	if err := r.target.Client.Create(ctx, complete, client.DryRunAll); err != nil {
-		return err
+		return nil, err
 	}
 	built, err := cell.Build(complete)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var objects []*unstructured.Unstructured
 	for _, object := range built.Objects() {
 		object.SetOwnerReferences(nil)
 		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		delete(content, "status")
-		if err := r.target.Apply(ctx, &unstructured.Unstructured{Object: content}); err != nil {
-			return err
-		}
+		objects = append(objects, &unstructured.Unstructured{Object: content})
 	}
-	return r.target.WaitDeployments(ctx, ss.Namespace, func(text string) { report.Say("  %s", text) })
+	return func(ctx context.Context) error {
+		for _, object := range objects {
+			if err := r.target.Apply(ctx, object); err != nil {
+				return err
+			}
+		}
+		return r.target.WaitDeployments(ctx, ss.Namespace, func(text string) { report.Say("  %s", text) })
+	}, nil
 }
 
-func (r *runner) shopSet(ctx context.Context, ss *v1alpha1.ShopSet) error {
-	if err := r.target.Client.Create(ctx, ss); err != nil {
+func (r *runner) shopSet(_ context.Context, ss *v1alpha1.ShopSet) (starter, error) {
+	return func(ctx context.Context) error {
+		if err := r.target.Client.Create(ctx, ss); err != nil {
+			return err
+		}
+		_, err := r.target.WaitReady(ctx, client.ObjectKeyFromObject(ss), func(text string) { report.Say("  %s", text) })
 		return err
-	}
-	_, err := r.target.WaitReady(ctx, client.ObjectKeyFromObject(ss), func(text string) { report.Say("  %s", text) })
-	return err
+	}, nil
 }
 
 // remove deletes a namespace and waits until it and all in it are gone.
