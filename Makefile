@@ -12,7 +12,7 @@ TOOLS := $(SHOPSET_STATE)/tools
 # Each module is built by its own go.mod, as its users see it; go.work is for editors.
 export GOWORK := off
 # The modules whose tests need neither a cluster nor minutes.
-LIGHT_MODULES := . containertester hack/image $(patsubst %/go.mod,%,$(wildcard bench/go.mod))
+LIGHT_MODULES := . containertester hack/image bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,9 +34,11 @@ buy: tools ## Buy something from a shop of the running demo
 images: tools ## Build all container images that changed
 	@$(TOOLS)/image build
 
-clean: tools ## End the local cluster and remove everything that was built
-	@$(TOOLS)/localcluster down
-	rm -rf $(SHOPSET_STATE)
+# SHOPSET_STATE may be a folder that holds more than what was made here.
+clean: ## End the local cluster and remove everything that was built
+	@[ ! -x "$(TOOLS)/localcluster" ] || "$(TOOLS)/localcluster" down
+	@if [ "$(SHOPSET_STATE)" = "$(CURDIR)/.state" ] || [ -e "$(SHOPSET_STATE)/.made-by-shopset" ]; then rm -rf "$(SHOPSET_STATE)"; \
+	else echo "clean: $(SHOPSET_STATE) was not made by this Makefile; remove what you do not need yourself" >&2; exit 1; fi
 
 ## Tests
 
@@ -49,8 +51,8 @@ test-operator: tools ## Tests of the operator against a real API server and etcd
 	@export KUBEBUILDER_ASSETS=$$($(TOOLS)/localcluster assets); echo "== operator"; go test ./internal/operator
 
 test-localcluster: tools ## Tests of the local cluster itself
-	@$(TOOLS)/localcluster build
-	@echo "== localcluster"; cd hack/localcluster && CGO_ENABLED=0 SHOPSET_CLUSTER_BIN=$(SHOPSET_STATE)/bin go test ./...
+	@if [ "$$($(TOOLS)/dev target)" != local ]; then echo "== localcluster: left out, KUBECONFIG or CONTEXT names a cluster of your own"; exit 0; fi; \
+	$(TOOLS)/localcluster build; echo "== localcluster"; cd hack/localcluster && CGO_ENABLED=0 SHOPSET_CLUSTER_BIN=$(SHOPSET_STATE)/bin go test ./...
 
 test-e2e: up ## Tests of the whole path in the cluster
 	@echo "== end to end"; go test -count=1 -timeout 20m ./test/e2e
@@ -78,13 +80,15 @@ generate: ## Generate deep copies and the CRD from api/
 	go tool -modfile=hack/tools/go.mod controller-gen object:headerFile=/dev/null crd paths=./api/... output:crd:dir=config/crd
 
 # Built without the modules' own settings, which differ.
-$(TOOLS)/golangci-lint: hack/tools/go.mod
-	@mkdir -p $(TOOLS)
+$(TOOLS)/golangci-lint: hack/tools/go.mod | $(TOOLS)
 	@echo "building golangci-lint (minutes, the first time)"
 	@cd hack/tools && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-tools:
-	@mkdir -p $(TOOLS)
+$(TOOLS):
+	@[ -d "$(SHOPSET_STATE)" ] || { mkdir -p "$(SHOPSET_STATE)"; touch "$(SHOPSET_STATE)/.made-by-shopset"; }
+	@mkdir -p "$@"
+
+tools: | $(TOOLS)
 	@cd hack/localcluster && CGO_ENABLED=0 go build -o $(TOOLS)/localcluster .
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev

@@ -83,3 +83,30 @@ func TestAKilledInstallation(t *testing.T) {
 		t.Fatalf("the machine's own policy: %v", err)
 	}
 }
+
+// TestCleanRemovesOnlyWhatMakeMade has a state folder that is the home of something else.
+func TestCleanRemovesOnlyWhatMakeMade(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "a home")
+	precious := filepath.Join(state, "precious")
+	clean := func() error {
+		command := exec.Command("make", "clean", "SHOPSET_STATE="+state)
+		command.Dir = "../.."
+		output, err := command.CombinedOutput()
+		t.Logf("%s", output)
+		return err
+	}
+	script(t, precious, "")
+	if err := clean(); err == nil {
+		t.Error("a folder that make did not make was removed")
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Fatal(err)
+	}
+	script(t, filepath.Join(state, ".made-by-shopset"), "")
+	if err := clean(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(state); err == nil {
+		t.Error("make's own folder is still there")
+	}
+}
