@@ -1,12 +1,17 @@
 package keeper
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strconv"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shopset/shopset/hack/localcluster/internal/component"
 )
@@ -66,21 +71,37 @@ func reset(conn net.Conn) {
 }
 
 // relayDNS answers queries on port 53 of the host's end of the link with what a name server says,
-// which the node itself cannot reach.
-func relayDNS(host netip.Addr, resolver netip.AddrPort) error {
-	address := netip.AddrPortFrom(host, 53)
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(address))
+// which the node itself cannot reach. It hears only what comes over the link: an address of this
+// machine can be reached from outside, too.
+func relayDNS(link string, host netip.Addr, resolver netip.AddrPort) error {
+	conn, listener, err := listenOn(link, netip.AddrPortFrom(host, 53))
 	if err != nil {
-		return fmt.Errorf("DNS relay: %w", err)
-	}
-	listener, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(address))
-	if err != nil {
-		_ = conn.Close()
 		return fmt.Errorf("DNS relay: %w", err)
 	}
 	go serve(listener, resolver.String())
 	go relayUDP(conn, resolver)
 	return nil
+}
+
+// listenOn listens for what comes in by one interface.
+func listenOn(link string, address netip.AddrPort) (*net.UDPConn, net.Listener, error) {
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var failure error
+		err := raw.Control(func(fd uintptr) {
+			failure = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, link)
+		})
+		return errors.Join(err, failure)
+	}}
+	packets, err := config.ListenPacket(context.Background(), "udp4", address.String())
+	if err != nil {
+		return nil, nil, err
+	}
+	listener, err := config.Listen(context.Background(), "tcp4", address.String())
+	if err != nil {
+		_ = packets.Close()
+		return nil, nil, err
+	}
+	return packets.(*net.UDPConn), listener, nil
 }
 
 func relayUDP(conn *net.UDPConn, resolver netip.AddrPort) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -96,5 +97,59 @@ func TestRelayFailsAnswers(t *testing.T) {
 	answer, err := Exchange(query, netip.MustParseAddrPort(conn.LocalAddr().String()), 5*time.Second)
 	if err != nil || answer[1] != 0x34 || answer[2]&0x80 == 0 || answer[3]&0x0f != 2 {
 		t.Errorf("answer %x, %v; want SERVFAIL to the same query", answer, err)
+	}
+}
+
+// TestTheRelayHearsOnlyItsLink asks by another interface than the one that is listened on.
+func TestTheRelayHearsOnlyItsLink(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to choose an interface")
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := ""
+	for _, i := range interfaces {
+		if i.Flags&net.FlagLoopback == 0 {
+			other = i.Name
+		}
+	}
+	if other == "" {
+		t.Skip("there is only the loopback")
+	}
+	for link, heard := range map[string]bool{"lo": true, other: false} {
+		// The loopback leads to any of these addresses.
+		packets, listener, err := listenOn(link, netip.MustParseAddrPort("127.0.0.1:0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer packets.Close()
+		defer listener.Close()
+		conn, err := net.Dial("tcp4", listener.Addr().String())
+		if err == nil {
+			_ = conn.Close()
+		}
+		if (err == nil) != heard {
+			t.Errorf("TCP over the loopback to what listens on %s: %v", link, err)
+		}
+		query, err := net.Dial("udp4", packets.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer query.Close()
+		_ = query.SetDeadline(time.Now().Add(10 * time.Second))
+		_, _ = query.Write([]byte("x"))
+		if !heard {
+			// Nobody listens there, says the kernel.
+			if _, err := query.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("UDP over the loopback to what listens on %s: %v", link, err)
+			}
+			continue
+		}
+		_ = packets.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, _, err := packets.ReadFromUDPAddrPort(make([]byte, 1)); err != nil {
+			t.Errorf("UDP over the loopback to what listens on %s: %v", link, err)
+		}
 	}
 }
