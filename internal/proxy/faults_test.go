@@ -62,6 +62,17 @@ func halfAnswerThenSilence(conn net.Conn, request *http.Request) {
 	silence(conn, request)
 }
 
+// limitFor is short only where the limit is to be met.
+func limitFor(failure string, cut bool) string {
+	switch {
+	case failure != "timeout":
+		return "timeout: 30s"
+	case cut:
+		return "stallTimeout: 100ms"
+	}
+	return "timeout: 100ms"
+}
+
 // TestUpstreamFaults has upstreams that fail in all phases.
 func TestUpstreamFaults(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -95,14 +106,7 @@ func TestUpstreamFaults(t *testing.T) {
 				if test.steps != nil {
 					url, tries = script(t, test.steps...)
 				}
-				limit := "timeout: 30s" // no test that wants another end shall meet a limit
-				switch {
-				case test.failure == "timeout" && test.cut:
-					limit = "stallTimeout: 100ms"
-				case test.failure == "timeout":
-					limit = "timeout: 100ms"
-				}
-				e := start(t, toShop(url, limit))
+				e := start(t, toShop(url, limitFor(test.failure, test.cut)))
 				var body io.Reader
 				if test.method == "POST" {
 					body = strings.NewReader("body")
@@ -191,22 +195,7 @@ func TestAKeyIsNoReasonToRepeat(t *testing.T) {
 
 // TestSlowClientsAreCut lets clients stop in every phase.
 func TestSlowClientsAreCut(t *testing.T) {
-	large := strings.Repeat("x", 1<<20)
-	underWay, goOn := make(chan struct{}), make(chan struct{})
-	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
-			return
-		}
-		if r.URL.Path == "/large" {
-			underWay <- struct{}{}
-			<-goOn
-		}
-		for range 64 {
-			if _, err := io.WriteString(w, large); err != nil {
-				return
-			}
-		}
-	})
+	shop := upstream(t, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 	const limits = "limits: {headerTimeout: 100ms, bodyTimeout: 200ms, stallTimeout: 100ms, idleTimeout: 100ms}\n"
 	e := start(t, toShop(shop.URL)+limits)
 	redirecting := start(t, toShop(shop.URL)+limits+"http: {address: \"127.0.0.1:0\"}\n")
@@ -246,21 +235,37 @@ func TestSlowClientsAreCut(t *testing.T) {
 			}
 		}
 	})
-	t.Run("an answer that nobody reads", func(t *testing.T) {
-		eventually(t, "the others are gone", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
-		conn := raw(t, e.http, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
-		<-underWay
-		if got := e.page("GET", "/connections"); got != `{"open":1,"active":1}` {
-			t.Errorf("while the request is under way: %s", got)
-		}
-		close(goOn)
-		eventually(t, "the connection is cut", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
-		if n, _ := io.Copy(io.Discard, conn); n >= 64<<20 {
-			t.Fatal("everything was sent")
-		}
-	})
 	if got := e.metric(`shopset_proxy_role_failures_total{reason="timeout",role="shop"}`); got != "" {
 		t.Errorf("slow clients were blamed on the role %s times", got)
+	}
+}
+
+// TestAnAnswerThatNobodyReads has a client that takes nothing of a large answer.
+func TestAnAnswerThatNobodyReads(t *testing.T) {
+	large := strings.Repeat("x", 1<<20)
+	underWay, goOn := make(chan struct{}), make(chan struct{})
+	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		underWay <- struct{}{}
+		<-goOn
+		for range 64 {
+			if _, err := io.WriteString(w, large); err != nil {
+				return
+			}
+		}
+	})
+	e := start(t, toShop(shop.URL)+"limits: {stallTimeout: 100ms}\n")
+	conn := raw(t, e.http, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	<-underWay
+	if got := e.page("GET", "/connections"); got != `{"open":1,"active":1}` {
+		t.Errorf("while the request is under way: %s", got)
+	}
+	close(goOn)
+	eventually(t, "the connection is cut", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
+	if n, _ := io.Copy(io.Discard, conn); n >= 64<<20 {
+		t.Fatal("everything was sent")
+	}
+	if got := e.metric(`shopset_proxy_role_failures_total{reason="timeout",role="shop"}`); got != "" {
+		t.Errorf("the slow client was blamed on the role %s times", got)
 	}
 }
 

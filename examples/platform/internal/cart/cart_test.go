@@ -316,6 +316,18 @@ func TestAKeyThatRedisForgot(t *testing.T) {
 	if err != nil || len(pending) != 1 {
 		t.Fatal(pending, err)
 	}
+	// This one looks as if an earlier release had begun it: without a total.
+	text, err := redis.Do(t.Context(), redis.B().Get().Key(pending[0]).Build()).ToString()
+	if err != nil || !strings.HasSuffix(text, "\n300\n1001 2") {
+		t.Fatalf("%q %v", text, err)
+	}
+	text = strings.Replace(text, "\n300", "", 1)
+	if err := redis.Do(t.Context(), redis.B().Set().Key(pending[0]).Value(text).Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := v.checkout(p, form); code != 503 || len(api.placed()) != 1 {
+		t.Fatalf("an earlier release's purchase: %d, orders %v", code, api.placed())
+	}
 	// What is added keeps the cart, and with it the purchase under way.
 	if err := redis.Do(t.Context(), redis.B().Expire().Key(pending[0]).Seconds(60).Build()).Error(); err != nil {
 		t.Fatal(err)

@@ -63,7 +63,7 @@ func (s *Server) buy(w http.ResponseWriter, r *http.Request, v visit, p purchase
 	// A browser that goes away does not stop a purchase half-way; the calls have their own timeouts.
 	ctx := context.WithoutCancel(r.Context())
 	order, err := s.client.PlaceOrder(ctx, "cart-"+p.generation,
-		shopapi.OrderRequest{Shop: v.shop.ID, Lines: p.lines, ExpectedTotalCents: &p.totalCents})
+		shopapi.OrderRequest{Shop: v.shop.ID, Lines: p.lines, ExpectedTotalCents: p.totalCents})
 	if earlier := orderOfKey(err); earlier != "" {
 		// This generation was bought before, and Redis forgot it. That is the purchase.
 		order, err = s.client.Order(ctx, v.shop.ID, earlier)

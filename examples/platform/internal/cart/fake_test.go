@@ -132,7 +132,7 @@ func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 		order.Lines = append(order.Lines, shopapi.OrderLine{Product: line.Product, Quantity: line.Quantity, UnitCents: f.price})
 		order.TotalCents += f.price * int64(line.Quantity)
 	}
-	if request.ExpectedTotalCents == nil || *request.ExpectedTotalCents != order.TotalCents {
+	if request.ExpectedTotalCents != nil && *request.ExpectedTotalCents != order.TotalCents {
 		problem(w, 409, shopapi.Problem{Code: shopapi.CodePriceChanged, Message: "another total"})
 		return
 	}

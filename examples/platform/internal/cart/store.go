@@ -206,7 +206,7 @@ type shown struct {
 // purchase is a frozen purchase.
 type purchase struct {
 	generation string
-	totalCents int64
+	totalCents *int64 // nil in one that an earlier release has begun
 	lines      []shopapi.LineRequest
 }
 
@@ -225,15 +225,17 @@ func (s *store) begin(ctx context.Context, k keys, was shown) (state, order stri
 		return answer[0], answer[1], p, nil
 	}
 	parts := strings.Split(answer[1], "\n")
-	if len(parts) < 2 {
-		return "", "", p, errors.New("Redis: the pending purchase is damaged")
-	}
 	p.generation = parts[0]
-	if p.totalCents, err = strconv.ParseInt(parts[1], 10, 64); err != nil {
-		return "", "", p, fmt.Errorf("Redis: the pending purchase is damaged: %w", err)
-	}
-	for _, part := range parts[2:] {
-		product, quantity, _ := strings.Cut(part, " ")
+	for _, part := range parts[1:] {
+		product, quantity, isLine := strings.Cut(part, " ")
+		if !isLine {
+			total, err := strconv.ParseInt(part, 10, 64)
+			if err != nil {
+				return "", "", p, err
+			}
+			p.totalCents = &total
+			continue
+		}
 		line, err := parseLine(product, quantity)
 		if err != nil {
 			return "", "", p, err
