@@ -174,8 +174,11 @@ func buy(ctx context.Context, t *devcluster.Target) error {
 	}
 	options.Shop = "shop-01." + devcluster.Domain
 	receipt, err := buyer.Buy(ctx, options)
-	for unknown := new(x509.UnknownAuthorityError); errors.As(err, unknown); receipt, err = buyer.Buy(ctx, options) {
-		// The Pods get a Secret that was replaced after a minute or so.
+	for unknown, said := new(x509.UnknownAuthorityError), false; errors.As(err, unknown); receipt, err = buyer.Buy(ctx, options) {
+		if !said {
+			fmt.Fprintln(os.Stderr, "waiting for the edge to serve the demo's new certificate; Pods get it after a minute or so")
+			said = true
+		}
 		select {
 		case <-ctx.Done():
 			return err

@@ -77,7 +77,7 @@ func (s *store) prepare(ctx context.Context) error {
 			return err
 		}
 		// A table that is missing although its migration was applied is nothing that can be mended here.
-		if _, err := tx.Exec(ctx, everyTable); err != nil {
+		if err := tablesThere(ctx, tx); err != nil {
 			return err
 		}
 		if !s.seed {

@@ -70,20 +70,29 @@ func (s *store) check(ctx context.Context) error {
 	if time.Since(time.Unix(0, s.answered.Load())) < time.Second {
 		return nil
 	}
-	_, err := s.pool.Exec(ctx, everyTable)
+	err := tablesThere(ctx, s.pool)
 	s.noteLoss(err)
 	return err
 }
 
-// everyTable fails when a table is missing.
-const everyTable = "SELECT FROM shops, products, orders, order_lines LIMIT 0"
+var errTablesMissing = errors.New("tables are missing")
+
+// tablesThere looks for the tables without a lock on any: a change of the schema makes nobody unready.
+func tablesThere(ctx context.Context, q querier) error {
+	tables, found := []string{"shops", "products", "orders", "order_lines"}, 0
+	err := q.QueryRow(ctx, "SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name", tables).Scan(&found)
+	if err == nil && found < len(tables) {
+		err = errTablesMissing
+	}
+	return err
+}
 
 // noteLoss has the database prepared again when err says that it is another one than before.
 func (s *store) noteLoss(err error) {
 	if !schemaMissing(err) {
 		return
 	}
-	waiting := "the tables are gone: " + err.Error()
+	waiting := "the database was replaced: " + err.Error()
 	s.state.Store(&waiting)
 	select {
 	case s.lost <- struct{}{}:
@@ -208,7 +217,8 @@ func repeatable(err error) bool {
 // schemaMissing reports whether tables are gone that were there: the database was replaced.
 func schemaMissing(err error) bool {
 	var answer *pgconn.PgError
-	return errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000") // table, schema
+	return errors.Is(err, errTablesMissing) ||
+		errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000") // table, schema
 }
 
 // broken reports whether err is about the connection and not about what was asked.
@@ -247,6 +257,6 @@ func unavailable(err error) bool {
 		}
 		return schemaMissing(err) || answer.Code == "25006" // read-only: a replica that is not promoted yet
 	}
-	return errors.Is(err, errNotPrepared) ||
+	return errors.Is(err, errNotPrepared) || errors.Is(err, errTablesMissing) ||
 		errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || broken(err)
 }
