@@ -34,11 +34,11 @@ buy: tools ## Buy something from a shop of the running demo
 images: tools ## Build all container images that changed
 	@$(TOOLS)/image build
 
-clean: tools ## End the local cluster and remove everything that was built
-	@$(TOOLS)/localcluster down
-	@# Only what was made here: SHOPSET_STATE may be a folder that holds other things.
-	cd "$(SHOPSET_STATE)" && rm -rf bin cluster.json demo-*.pem demo-edge.key docker images keeper.lock kubeconfig lock logs run tools
-	rmdir "$(SHOPSET_STATE)" 2>/dev/null || true
+# SHOPSET_STATE may be a folder that holds more than what was made here.
+clean: ## End the local cluster and remove everything that was built
+	@[ ! -x "$(TOOLS)/localcluster" ] || "$(TOOLS)/localcluster" down
+	@if [ "$(SHOPSET_STATE)" = "$(CURDIR)/.state" ] || [ -e "$(SHOPSET_STATE)/.made-by-shopset" ]; then rm -rf "$(SHOPSET_STATE)"; \
+	else echo "clean: $(SHOPSET_STATE) was not made by this Makefile; remove what you do not need yourself" >&2; exit 1; fi
 
 ## Tests
 
@@ -51,8 +51,8 @@ test-operator: tools ## Tests of the operator against a real API server and etcd
 	@export KUBEBUILDER_ASSETS=$$($(TOOLS)/localcluster assets); echo "== operator"; go test ./internal/operator
 
 test-localcluster: tools ## Tests of the local cluster itself
-	@$(TOOLS)/localcluster build
-	@echo "== localcluster"; cd hack/localcluster && CGO_ENABLED=0 SHOPSET_CLUSTER_BIN=$(SHOPSET_STATE)/bin go test ./...
+	@if [ "$$($(TOOLS)/dev target)" != local ]; then echo "== localcluster: left out, KUBECONFIG or CONTEXT names a cluster of your own"; exit 0; fi; \
+	$(TOOLS)/localcluster build; echo "== localcluster"; cd hack/localcluster && CGO_ENABLED=0 SHOPSET_CLUSTER_BIN=$(SHOPSET_STATE)/bin go test ./...
 
 test-e2e: up ## Tests of the whole path in the cluster
 	@echo "== end to end"; go test -count=1 -timeout 20m ./test/e2e
@@ -66,7 +66,8 @@ race: ## Unit tests with the race detector
 	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race
 
 lint: $(TOOLS)/golangci-lint ## Formatting, go vet and golangci-lint
-	@unformatted=$$(find . -name '*.go' -not -path './.state/*' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
+	@command -v git >/dev/null || hack/ensure-packages git
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
 	@go tool -modfile=hack/tools/go.mod controller-gen crd paths=./api/... output:crd:stdout | diff - config/crd/shopset.dev_shopsets.yaml >/dev/null || { echo "config/crd is not what api/ generates; run \`make generate\`"; exit 1; }
 	@for module in $(LIGHT_MODULES) containertester hack/localcluster; do echo "== lint: $$module"; (cd $$module && if [ $$module = hack/localcluster ]; then export CGO_ENABLED=0; fi && go vet ./... && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
 
@@ -88,13 +89,15 @@ generate: ## Generate deep copies and the CRD from api/
 	go tool -modfile=hack/tools/go.mod controller-gen object:headerFile=/dev/null crd paths=./api/... output:crd:dir=config/crd
 
 # Built without the modules' own settings, which differ.
-$(TOOLS)/golangci-lint: hack/tools/go.mod
-	@mkdir -p $(TOOLS)
+$(TOOLS)/golangci-lint: hack/tools/go.mod | $(TOOLS)
 	@echo "building golangci-lint (minutes, the first time)"
 	@cd hack/tools && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-tools:
-	@mkdir -p $(TOOLS)
+$(TOOLS):
+	@[ -d "$(SHOPSET_STATE)" ] || { mkdir -p "$(SHOPSET_STATE)"; touch "$(SHOPSET_STATE)/.made-by-shopset"; }
+	@mkdir -p "$@"
+
+tools: | $(TOOLS)
 	@cd hack/localcluster && CGO_ENABLED=0 go build -o $(TOOLS)/localcluster .
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev

@@ -101,9 +101,12 @@ type runner struct {
 	manifest []*unstructured.Unstructured
 }
 
-// turn makes a namespace with all that the sample needs besides the ShopSet, lets the contender prepare,
-// times its start, and removes everything again.
-func (r *runner) turn(ctx context.Context, namespace string, prepare func(context.Context, *v1alpha1.ShopSet) (start func() error, err error)) (took time.Duration, err error) {
+// starter brings up what was prepared; only this is timed.
+type starter func(context.Context) error
+
+// turn makes a namespace with all that the sample needs besides the ShopSet, prepares, times the start,
+// and removes everything again.
+func (r *runner) turn(ctx context.Context, namespace string, prepare func(context.Context, *v1alpha1.ShopSet) (starter, error)) (took time.Duration, err error) {
 	if err := r.remove(ctx, namespace); err != nil {
 		return 0, err
 	}
@@ -148,15 +151,14 @@ func (r *runner) turn(ctx context.Context, namespace string, prepare func(contex
 		return 0, err
 	}
 	began := time.Now()
-	if err := start(); err != nil {
+	if err := start(ctx); err != nil {
 		return 0, err
 	}
 	return time.Since(began), nil
 }
 
-// plain applies what the operator would, made before the clock starts, and waits as `kubectl rollout status`
-// does.
-func (r *runner) plain(ctx context.Context, ss *v1alpha1.ShopSet) (start func() error, err error) {
+// plain renders what the operator would; the start applies it, and waits as `kubectl rollout status` does.
+func (r *runner) plain(ctx context.Context, ss *v1alpha1.ShopSet) (starter, error) {
 	// Defaults come from the API server.
 	complete := ss.DeepCopy()
 	if err := r.target.Client.Create(ctx, complete, client.DryRunAll); err != nil {
@@ -176,7 +178,7 @@ func (r *runner) plain(ctx context.Context, ss *v1alpha1.ShopSet) (start func() 
 		delete(content, "status")
 		objects = append(objects, &unstructured.Unstructured{Object: content})
 	}
-	return func() error {
+	return func(ctx context.Context) error {
 		for _, object := range objects {
 			if err := r.target.Apply(ctx, object); err != nil {
 				return err
@@ -186,8 +188,8 @@ func (r *runner) plain(ctx context.Context, ss *v1alpha1.ShopSet) (start func() 
 	}, nil
 }
 
-func (r *runner) shopSet(ctx context.Context, ss *v1alpha1.ShopSet) (start func() error, err error) {
-	return func() error {
+func (r *runner) shopSet(_ context.Context, ss *v1alpha1.ShopSet) (starter, error) {
+	return func(ctx context.Context) error {
 		if err := r.target.Client.Create(ctx, ss); err != nil {
 			return err
 		}

@@ -14,7 +14,8 @@ import (
 const usage = `usage: dev COMMAND
   up      start a cluster (or use KUBECONFIG/CONTEXT), install everything, buy something
   status  show the local cluster and its ShopSets
-  buy     buy something from a shop of the running demo`
+  buy     buy something from a shop of the running demo
+  target  say which cluster is meant: local, or own`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,6 +40,13 @@ func run(ctx context.Context, args []string) error {
 		return up(ctx, target)
 	case "status":
 		return status(ctx, target)
+	case "target":
+		name := "own"
+		if target.Local {
+			name = "local"
+		}
+		fmt.Println(name)
+		return nil
 	case "buy":
 		if err := target.Connect(); err != nil {
 			return err

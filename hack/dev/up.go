@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -69,12 +70,7 @@ func up(ctx context.Context, t *devcluster.Target) error {
 
 // bringUp does everything; what does not depend on each other runs at the same time.
 func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
-	// All that is missing is told, or installed, before anything takes minutes.
-	packages := []string{"mmdebstrap"}
-	if t.Local {
-		packages = append(packages, "nftables", "runc")
-	}
-	if err := t.Run(ctx, filepath.Join(t.Root, "hack", "ensure-packages"), packages...); err != nil {
+	if err := install(ctx, t); err != nil {
 		return err
 	}
 	if t.Local {
@@ -166,7 +162,7 @@ func together(functions ...func() error) error {
 
 // buy makes a purchase as a browser would and tells about it.
 func buy(ctx context.Context, t *devcluster.Target) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ss, err := t.WaitReady(ctx, demo, func(string) {})
 	if err != nil {
@@ -178,6 +174,17 @@ func buy(ctx context.Context, t *devcluster.Target) error {
 	}
 	options.Shop = "shop-01." + devcluster.Domain
 	receipt, err := buyer.Buy(ctx, options)
+	for unknown, said := new(x509.UnknownAuthorityError), false; errors.As(err, unknown); receipt, err = buyer.Buy(ctx, options) {
+		if !said {
+			fmt.Fprintln(os.Stderr, "waiting for the edge to serve the demo's new certificate; Pods get it after a minute or so")
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -50,7 +51,7 @@ type Built struct {
 func (b *builder) cache() string { return filepath.Join(b.out, ".cache") }
 
 // build builds the named images, all when there are no names.
-func (b *builder) build(recipes *Recipes, names []string) error {
+func (b *builder) build(ctx context.Context, recipes *Recipes, names []string) error {
 	selected, err := recipes.selection(names)
 	if err != nil {
 		return err
@@ -69,7 +70,7 @@ func (b *builder) build(recipes *Recipes, names []string) error {
 	if err := b.readBuilt(); err != nil {
 		return err
 	}
-	programs, err := b.buildPrograms(selected.Go)
+	programs, err := b.buildPrograms(ctx, selected.Go)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func (b *builder) build(recipes *Recipes, names []string) error {
 		return err
 	}
 	for _, image := range selected.Debian {
-		if err := b.buildDebian(image); err != nil {
+		if err := b.buildDebian(ctx, image); err != nil {
 			return fmt.Errorf("image %s: %w", image.Name, err)
 		}
 	}
@@ -112,8 +113,8 @@ func (b *builder) buildGo(images []GoImage, programs map[string]string) error {
 	return nil
 }
 
-func (b *builder) buildDebian(image DebianImage) error {
-	files, err := b.withPrograms(image.Files)
+func (b *builder) buildDebian(ctx context.Context, image DebianImage) error {
+	files, err := b.withPrograms(ctx, image.Files)
 	if err != nil {
 		return err
 	}
@@ -123,13 +124,13 @@ func (b *builder) buildDebian(image DebianImage) error {
 		func() (string, error) { return b.key(image, image.Files) },
 		func() ([]*layer, error) {
 			fmt.Fprintf(b.log, "%-18s installing %s, this takes a minute\n", image.Name, strings.Join(image.Packages, ", "))
-			root, err := b.debianLayer(image, b.pathOf(image.Name))
+			root, err := b.debianLayer(ctx, image, b.pathOf(image.Name))
 			return []*layer{root}, err
 		})
 }
 
 // withPrograms builds the files that are Go programs.
-func (b *builder) withPrograms(files []File) ([]File, error) {
+func (b *builder) withPrograms(ctx context.Context, files []File) ([]File, error) {
 	files = slices.Clone(files)
 	for i := range files {
 		file := &files[i]
@@ -137,7 +138,7 @@ func (b *builder) withPrograms(files []File) ([]File, error) {
 			continue
 		}
 		name := path.Base(file.Program)
-		programs, err := b.buildPrograms([]GoImage{{Name: name, Package: file.Program}})
+		programs, err := b.buildPrograms(ctx, []GoImage{{Name: name, Package: file.Program}})
 		if err != nil {
 			return nil, err
 		}

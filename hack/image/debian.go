@@ -3,24 +3,26 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // debianLayer makes the root file system of a Debian image and writes it, thinned, to target.
-func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) {
-	if err := b.ensureMmdebstrap(); err != nil {
+func (b *builder) debianLayer(ctx context.Context, image DebianImage, target string) (*layer, error) {
+	if err := b.need(ctx, "mmdebstrap", "mmdebstrap"); err != nil {
 		return nil, err
 	}
-	from, err := sources("/", image.Suite)
+	sources, err := mirrors("/etc", image.Suite)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("package sources of this machine: %w", err)
 	}
 	full := target + ".full"
 	defer os.Remove(full)
@@ -34,8 +36,8 @@ func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) 
 			`--essential-hook=echo %[1]s:x:%[2]s:%[3]s::/var/lib/%[1]s:/bin/sh >>"$1/etc/passwd"; echo %[1]s:x:%[3]s: >>"$1/etc/group"`,
 			image.Account, uid, gid))
 	}
-	arguments = append(append(arguments, image.Suite, full), from...)
-	command := exec.Command("mmdebstrap", arguments...)
+	arguments = append(append(arguments, image.Suite, full), sources...)
+	command := interruptible(exec.CommandContext(ctx, "mmdebstrap", arguments...))
 	command.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=0", "LC_ALL=C.UTF-8")
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
@@ -53,55 +55,23 @@ func (b *builder) debianLayer(image DebianImage, target string) (*layer, error) 
 	return fileLayer(target)
 }
 
-func (b *builder) ensureMmdebstrap() error {
-	if _, err := exec.LookPath("mmdebstrap"); err == nil {
+// need installs a Debian package unless its program is there.
+func (b *builder) need(ctx context.Context, program, pkg string) error {
+	if _, err := exec.LookPath(program); err == nil {
 		return nil
 	}
-	if output, err := exec.Command(filepath.Join(b.root, "hack/ensure-packages"), "mmdebstrap").CombinedOutput(); err != nil {
-		return fmt.Errorf("mmdebstrap is missing: %w\n%s", err, bytes.TrimSpace(output))
+	command := interruptible(exec.CommandContext(ctx, filepath.Join(b.root, "hack/ensure-packages"), pkg))
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s is missing: %w\n%s", program, err, strings.TrimSpace(string(output)))
 	}
 	return nil
 }
 
-var (
-	// aptURI finds the address of a source in both of apt's forms.
-	aptURI = regexp.MustCompile(`(?m)^(?:deb\s+(?:\[[^\]]*\]\s+)?|URIs:\s*)(https?://\S+)`)
-	// aptSuite finds the suites that a file names.
-	aptSuite = regexp.MustCompile(`(?m)^(?:deb\s+(?:\[[^\]]*\]\s+)?https?://\S+\s+|Suites:\s*)(\S+)`)
-)
-
-// sources are where mmdebstrap takes packages of a suite from: the files of the machine at root if they are
-// for that suite, otherwise the suite at the machine's mirror, which is known to be reachable.
-func sources(root, suite string) ([]string, error) {
-	files := []string{filepath.Join(root, "etc/apt/sources.list")}
-	for _, pattern := range []string{"*.sources", "*.list"} {
-		more, _ := filepath.Glob(filepath.Join(root, "etc/apt/sources.list.d", pattern)) // The patterns are good.
-		files = append(files, more...)
-	}
-	var fitting []string
-	mirror := ""
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			continue // There is one form or the other.
-		}
-		for _, match := range aptSuite.FindAllSubmatch(content, -1) {
-			if string(match[1]) == suite {
-				fitting = append(fitting, file)
-				break
-			}
-		}
-		if match := aptURI.FindSubmatch(content); match != nil && mirror == "" {
-			mirror = string(match[1])
-		}
-	}
-	if len(fitting) > 0 {
-		return fitting, nil
-	}
-	if mirror == "" {
-		return nil, fmt.Errorf("no Debian mirror in %s/etc/apt: images are made of Debian packages", strings.TrimSuffix(root, "/"))
-	}
-	return []string{"deb " + mirror + " " + suite + " main"}, nil
+// interruptible lets a program that is to end clean up first.
+func interruptible(command *exec.Cmd) *exec.Cmd {
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 20 * time.Second
+	return command
 }
 
 // thin copies a tar without what matches remove, with all times at the epoch, and adds extra.

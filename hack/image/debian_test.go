@@ -206,3 +206,22 @@ func TestDebianImagesAreThin(t *testing.T) {
 		}
 	}
 }
+
+// TestAMissingProgramIsInstalled has a bare machine: nothing that an image needs is there.
+func TestAMissingProgramIsInstalled(t *testing.T) {
+	root, bin := t.TempDir(), t.TempDir()
+	asked := filepath.Join(root, "asked")
+	write(t, filepath.Join(root, "hack/ensure-packages"), "#!/bin/sh\necho \"$@\" >>"+asked+"\necho no such package\nexit 1\n")
+	if err := os.Chmod(filepath.Join(root, "hack/ensure-packages"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin)
+	image := DebianImage{Name: "x", Suite: "bookworm", Packages: []string{"x"}, Runtime: Runtime{User: "1:1", Entrypoint: []string{"/x"}}}
+	err := (&builder{root: root, out: t.TempDir(), log: &bytes.Buffer{}}).build(t.Context(), &Recipes{Debian: []DebianImage{image}}, nil)
+	if content, _ := os.ReadFile(asked); string(content) != "mmdebstrap\n" {
+		t.Fatalf("ensure-packages was called with %q, then %v", content, err)
+	}
+	if err == nil || !strings.Contains(err.Error(), "mmdebstrap is missing") || !strings.Contains(err.Error(), "no such package") {
+		t.Fatal(err)
+	}
+}

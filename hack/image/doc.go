@@ -17,7 +17,9 @@
 // program as /usr/bin/NAME. Time zones are linked in. Nothing else is there, no shell either. The files
 // that all of them share are one layer, the program is another.
 //
-// Debian images are made by mmdebstrap from the package sources of this machine, and are then thinned.
+// Debian images are made by mmdebstrap, which is installed when it is missing, and are then thinned.
+// Where packages come from is taken from this machine's own sources, the release of Debian from
+// images.yaml: it is the same on every machine.
 //
 // The same input gives the same image: all times are 1970, owners and order are fixed, the version
 // control system leaves no trace. What did not change is not written again: Go's build cache knows for

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +14,7 @@ import (
 
 // buildPrograms builds the programs of all images, those of one module in one go, and returns where
 // they are by image name. A program that did not change keeps its file.
-func (b *builder) buildPrograms(images []GoImage) (map[string]string, error) {
+func (b *builder) buildPrograms(ctx context.Context, images []GoImage) (map[string]string, error) {
 	modules := map[string][]GoImage{}
 	var problems []error
 	for _, image := range images {
@@ -34,7 +35,7 @@ func (b *builder) buildPrograms(images []GoImage) (map[string]string, error) {
 	}
 	sort.Strings(names)
 	for _, module := range names {
-		if err := b.buildModule(module, modules[module], programs); err != nil {
+		if err := b.buildModule(ctx, module, modules[module], programs); err != nil {
 			return nil, err
 		}
 	}
@@ -55,7 +56,7 @@ func (b *builder) moduleOf(image GoImage) (string, error) {
 	return "", fmt.Errorf("image %s: there is no go.mod above %s", image.Name, image.Package)
 }
 
-func (b *builder) buildModule(module string, images []GoImage, programs map[string]string) error {
+func (b *builder) buildModule(ctx context.Context, module string, images []GoImage, programs map[string]string) error {
 	relative, err := filepath.Rel(b.root, module)
 	if err != nil {
 		return err
@@ -90,7 +91,7 @@ func (b *builder) buildModule(module string, images []GoImage, programs map[stri
 			programs[image.Name] = filepath.Join(folder, program)
 		}
 		sort.Strings(packages)
-		command := exec.Command("go", append(arguments, packages...)...)
+		command := interruptible(exec.CommandContext(ctx, "go", append(arguments, packages...)...))
 		command.Dir = module
 		command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOWORK=off", "GOFLAGS=")
 		var output bytes.Buffer

@@ -58,7 +58,7 @@ func write(t *testing.T, path, content string) {
 func build(t *testing.T, root, out string, recipes *Recipes, names ...string) (log string) {
 	t.Helper()
 	var output bytes.Buffer
-	if err := (&builder{root: root, out: out, log: &output}).build(recipes, names); err != nil {
+	if err := (&builder{root: root, out: out, log: &output}).build(t.Context(), recipes, names); err != nil {
 		t.Fatal(err)
 	}
 	return output.String()
@@ -222,7 +222,7 @@ func TestErrors(t *testing.T) {
 		{[]string{"one"}, "broken.go:3:24: too many return values"},
 	} {
 		out := t.TempDir()
-		err := (&builder{root: root, out: out, log: io.Discard}).build(recipes, test.names)
+		err := (&builder{root: root, out: out, log: io.Discard}).build(t.Context(), recipes, test.names)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("got %v, want %s", err, test.want)
 		}

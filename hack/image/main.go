@@ -1,19 +1,25 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 const usage = "usage: image build [--out DIR] [--force] [NAME…]"
 
 func main() {
-	if err := run(os.Args[1:], os.Stdout); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			os.Exit(2)
 		}
@@ -24,7 +30,7 @@ func main() {
 	}
 }
 
-func run(arguments []string, output io.Writer) error {
+func run(ctx context.Context, arguments []string, output io.Writer) error {
 	if len(arguments) == 0 || arguments[0] != "build" {
 		return errors.New(usage)
 	}
@@ -50,7 +56,7 @@ func run(arguments []string, output io.Writer) error {
 		*out = filepath.Join(state, "images")
 	}
 	b := &builder{root: root, out: *out, force: *force, log: output}
-	return b.build(recipes, flags.Args())
+	return b.build(ctx, recipes, flags.Args())
 }
 
 // repositoryRoot looks upwards for the folder that has the recipes.

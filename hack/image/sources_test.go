@@ -1,54 +1,59 @@
 package main
 
 import (
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 )
 
-// TestSources: an image's suite comes from the machine's mirror, whatever release the machine itself is of.
-func TestSources(t *testing.T) {
-	for name, test := range map[string]struct {
-		files map[string]string
-		want  []string
+func TestAnImageHasItsOwnSuiteOnEveryRelease(t *testing.T) {
+	const archive = "/usr/share/keyrings/debian-archive-keyring.gpg"
+	for _, test := range []struct {
+		name, codename string
+		files          map[string]string
+		want           []string
 	}{
-		"the same release, old form": {map[string]string{"sources.list": "deb http://mirror.example/debian bookworm main\n"}, []string{"etc/apt/sources.list"}},
-		"the same release, new form and a security mirror": {map[string]string{
-			"sources.list.d/debian.sources":   "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\n",
-			"sources.list.d/security.sources": "Types: deb\nURIs: http://mirror.example/security\nSuites: bookworm-security\n",
-		}, []string{"etc/apt/sources.list.d/debian.sources"}},
-		"a later release": {map[string]string{
-			"sources.list":                  "# moved\n",
-			"sources.list.d/debian.sources": "Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie\n",
-		}, []string{"deb http://mirror.example/debian bookworm main"}},
-		"a later release, old form with options": {map[string]string{
-			"sources.list.d/a.list": "deb [arch=amd64 trusted=yes] https://mirror.example/debian/ trixie main\n",
-		}, []string{"deb https://mirror.example/debian/ bookworm main"}},
-		"no Debian": {nil, nil},
+		{"the next release", "trixie", map[string]string{"sources.list.d/debian.sources": `Types: deb deb-src
+# why
+URIs: http://mirror.example/debian
+Suites: trixie trixie-updates trixie-backports
+Components: main contrib
+Signed-By: ` + archive + `
+
+Types: deb
+URIs: http://mirror.example/debian-security
+Suites: trixie-security
+Components: main
+Signed-By: ` + archive + "\n"}, []string{
+			"deb [signed-by=" + archive + "] http://mirror.example/debian bookworm main",
+			"deb [signed-by=" + archive + "] http://mirror.example/debian bookworm-updates main",
+			"deb [signed-by=" + archive + "] http://mirror.example/debian-security bookworm-security main",
+		}},
+		{"lines, a file of one's own, strangers", "bookworm", map[string]string{
+			"sources.list": "# deb http://old.example stable main\ndeb-src http://mirror.example/debian bookworm main\n",
+			"sources.list.d/ours.list": "deb [ arch=amd64 trusted=yes ] http://mirror.example/debian stable main # fast\n" +
+				"deb http://mirror.example/debian stable main\n",
+			"sources.list.d/other.list":    "deb [signed-by=/etc/apt/keyrings/other.gpg] http://other.example bookworm main\ndeb http://other.example bookworm stable\n",
+			"sources.list.d/off.sources":   "Types: deb\nEnabled: no\nURIs: http://off.example\nSuites: bookworm\nComponents: main\n",
+			"sources.list.d/older.sources": "Types: deb\nURIs: http://older.example\nSuites: bullseye\nComponents: main\n",
+			"sources.list.d/x.disabled":    "deb http://x.example bookworm main\n",
+		}, []string{
+			"deb [ arch=amd64 trusted=yes ] http://mirror.example/debian bookworm main",
+			"deb http://mirror.example/debian bookworm main",
+		}},
+		{"another system", "noble", map[string]string{
+			"sources.list.d/ubuntu.sources": "Types: deb\nURIs: http://other.example\nSuites: noble\nComponents: main\n" +
+				"Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg\n",
+		}, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
+		t.Run(test.name, func(t *testing.T) {
+			etc := t.TempDir()
+			write(t, filepath.Join(etc, "os-release"), "ID=x\nVERSION_CODENAME="+test.codename+"\n")
 			for file, content := range test.files {
-				path := filepath.Join(root, "etc/apt", file)
-				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-					t.Fatal(err)
-				}
+				write(t, filepath.Join(etc, "apt", file), content)
 			}
-			got, err := sources(root, "bookworm")
-			if (err == nil) != (test.want != nil) {
-				t.Fatal(err)
-			}
-			for i := range got {
-				if relative, err := filepath.Rel(root, got[i]); err == nil && filepath.IsAbs(got[i]) {
-					got[i] = relative
-				}
-			}
-			if !slices.Equal(got, test.want) {
-				t.Fatalf("got %q, want %q", got, test.want)
+			if got, err := mirrors(etc, "bookworm"); err != nil || !slices.Equal(got, test.want) {
+				t.Errorf("got %q %v\nwant %q", got, err, test.want)
 			}
 		})
 	}

@@ -3,7 +3,10 @@ package admin_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -164,4 +167,11 @@ func TestConfigProblemsHaveLinesAndComeAllAtOnce(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Fatalf("got\n%v\nwant\n%s", err, want)
 	}
+}
+
+// TestHelpIsNoFailure would end this test with exit code 1.
+func TestHelpIsNoFailure(t *testing.T) {
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	admin.Main("test", func() error { return fmt.Errorf("flags: %w", flag.ErrHelp) })
 }

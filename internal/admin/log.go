@@ -32,7 +32,7 @@ func Main(program string, run func() error) {
 		err = run()
 	}
 	if errors.Is(err, flag.ErrHelp) {
-		return // The flags were listed.
+		return // who asked for help has it
 	}
 	if err != nil {
 		// The kubelet shows the end of the log as the reason of a crash, so the last line is the

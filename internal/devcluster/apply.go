@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,41 +73,65 @@ func (t *Target) Apply(ctx context.Context, object *unstructured.Unstructured) e
 	return until(ctx, func() (bool, error) {
 		err := t.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object.DeepCopy()),
 			client.FieldOwner("shopset-dev"), client.ForceOwnership)
-		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) && object.GetKind() == "ShopSet" {
-			return false, passing{err}
+		if meta.IsNoMatchError(err) || kindMissing(err) {
+			return false, &passing{err}
 		}
 		return err == nil, err
 	})
 }
 
-// passing is an error that may be gone at the next look.
-type passing struct{ error }
-
-func (p passing) Unwrap() error { return p.error }
-
-// passes says whether an error is one of the connection, or of an API server that is busy or starts.
-func passes(err error) bool {
-	var network net.Error
-	return errors.As(err, new(passing)) || errors.As(err, &network) || utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) ||
-		apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
-		apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
+// kindMissing says whether an apply, which makes what is not there, failed for a kind that is not served
+// yet. Otherwise it is the namespace that was not found.
+func kindMissing(err error) bool {
+	var answer apierrors.APIStatus
+	if !apierrors.IsNotFound(err) || !errors.As(err, &answer) {
+		return false
+	}
+	details := answer.Status().Details
+	return details == nil || details.Kind != "namespaces"
 }
 
-// until polls until done, an error that does not pass, or the end of the context; then it tells the last
-// error.
+// passing marks an error that waiting may mend.
+type passing struct{ error }
+
+func (p *passing) Unwrap() error { return p.error }
+
+// isPassing says whether to look again after an error: the API server is away or busy.
+func isPassing(err error) bool {
+	var marked *passing
+	var answer apierrors.APIStatus
+	var operation *net.OpError
+	switch {
+	case errors.As(err, &marked):
+		return true
+	case errors.As(err, &answer):
+		code := answer.Status().Code
+		return code >= http.StatusInternalServerError || code == http.StatusTooManyRequests
+	}
+	return errors.As(err, &operation) || utilnet.IsTimeout(err) || utilnet.IsProbableEOF(err)
+}
+
+// until polls until done, an error that does not pass, or the end of the context. It then also says
+// what stood in the way last.
 func until(ctx context.Context, check func() (bool, error)) error {
 	var last error
 	for {
 		done, err := check()
-		if done && err == nil || err != nil && !passes(err) {
+		switch {
+		case ctx.Err() != nil && err != nil: // What the context broke off is no cause.
+		case err != nil && !isPassing(err):
 			return err
-		}
-		if err != nil && ctx.Err() == nil {
+		case done:
+			return nil
+		default:
 			last = err
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(ctx.Err(), last)
+			if last != nil {
+				return fmt.Errorf("%w; last: %w", ctx.Err(), last)
+			}
+			return ctx.Err()
 		case <-time.After(poll):
 		}
 	}

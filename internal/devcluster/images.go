@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -47,7 +46,7 @@ func (t *Target) LoadImages(ctx context.Context, images Images) error {
 	}
 	words := strings.Fields(loader)
 	for _, file := range files {
-		command := exec.CommandContext(ctx, words[0], append(words[1:], file)...)
+		command := Command(ctx, words[0], append(words[1:], file)...)
 		command.Stdout, command.Stderr = os.Stderr, os.Stderr
 		if err := command.Run(); err != nil {
 			return fmt.Errorf("%s %s: %w", loader, file, err)

@@ -35,8 +35,8 @@ const lifetime = 90 * 24 * time.Hour
 // CAFile is where the certificate of the demo's own authority is kept.
 func (t *Target) CAFile() string { return filepath.Join(t.State, "demo-ca.pem") }
 
-// EnsureSecrets makes the Secrets that the sample reads, where they are missing: the edge's certificate
-// and the key of the cart's cookies.
+// EnsureSecrets makes the Secrets that the sample reads: the edge's certificate, which has to be the one
+// that CAFile verifies, and the key of the cart's cookies, which stays as it is.
 func (t *Target) EnsureSecrets(ctx context.Context, namespace string) error {
 	certificate, key, err := t.certificate()
 	if err != nil {
@@ -46,72 +46,89 @@ func (t *Target) EnsureSecrets(ctx context.Context, namespace string) error {
 	if _, err := rand.Read(cookieKey); err != nil {
 		return err
 	}
-	for _, secret := range []*corev1.Secret{
-		{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "edge-tls"},
-			Type:       corev1.SecretTypeTLS,
-			Data:       map[string][]byte{corev1.TLSCertKey: certificate, corev1.TLSPrivateKeyKey: key},
-		},
-		{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cart"},
-			Data:       map[string][]byte{"cookie-keys": []byte(hex.EncodeToString(cookieKey))},
-		},
-	} {
-		if err := t.ensureSecret(ctx, secret); err != nil {
-			return fmt.Errorf("Secret %s: %w", secret.Name, err)
-		}
+	cart := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cart"},
+		Data:       map[string][]byte{"cookie-keys": []byte(hex.EncodeToString(cookieKey))},
+	}
+	if err := t.Client.Create(ctx, cart); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("Secret %s: %w", cart.Name, err)
+	}
+	edge := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "edge-tls"},
+		Type:       corev1.SecretTypeTLS,
+		Data:       map[string][]byte{corev1.TLSCertKey: certificate, corev1.TLSPrivateKeyKey: key},
+	}
+	if err := t.ensureSecret(ctx, edge); err != nil {
+		return fmt.Errorf("Secret %s: %w", edge.Name, err)
 	}
 	return nil
 }
 
-// ensureSecret makes a Secret. One that is there keeps its content, except for a certificate: it must be of
-// the authority that clients of this checkout trust.
-func (t *Target) ensureSecret(ctx context.Context, secret *corev1.Secret) error {
-	err := t.Client.Create(ctx, secret.DeepCopy())
-	if !apierrors.IsAlreadyExists(err) || secret.Type != corev1.SecretTypeTLS {
-		return client.IgnoreAlreadyExists(err)
-	}
-	live := &corev1.Secret{}
-	if err := t.Client.Get(ctx, client.ObjectKeyFromObject(secret), live); err != nil {
+// ensureSecret creates a Secret, or gives it other data when they differ.
+func (t *Target) ensureSecret(ctx context.Context, want *corev1.Secret) error {
+	have := &corev1.Secret{}
+	err := t.Client.Get(ctx, client.ObjectKeyFromObject(want), have)
+	switch {
+	case apierrors.IsNotFound(err):
+		return t.Client.Create(ctx, want)
+	case err != nil:
 		return err
-	}
-	if maps.EqualFunc(live.Data, secret.Data, bytes.Equal) {
+	case maps.EqualFunc(have.Data, want.Data, bytes.Equal):
 		return nil
 	}
-	live.Data = secret.Data
-	return t.Client.Update(ctx, live)
+	have.Data = want.Data
+	return t.Client.Update(ctx, have)
 }
 
 // certificate returns the demo's wildcard certificate and its key, made by an authority of its own at
 // the first call and kept in the state folder.
 func (t *Target) certificate() (certificate, key []byte, err error) {
 	certFile, keyFile := filepath.Join(t.State, "demo-edge.pem"), filepath.Join(t.State, "demo-edge.key")
-	certificate, errCert := os.ReadFile(certFile)
-	key, errKey := os.ReadFile(keyFile)
-	authority, errCA := os.ReadFile(t.CAFile())
-	if err := errors.Join(errCert, errKey, errCA); err == nil && stillValid(authority, certificate, key) {
-		return certificate, key, nil
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
+	files := []string{t.CAFile(), keyFile, certFile}
+	contents := make([][]byte, len(files))
+	for i, file := range files {
+		if contents[i], err = os.ReadFile(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
+		}
 	}
-	authority, certificate, key, err = issue()
+	if usable(contents[0], contents[2], contents[1]) {
+		return contents[2], contents[1], nil
+	}
+	authority, certificate, key, err := issue()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the demo's certificate: %w", err)
 	}
-	for _, file := range []struct {
-		name    string
-		content []byte
-	}{{t.CAFile(), authority}, {keyFile, key}, {certFile, certificate}} {
-		if err := errors.Join(os.WriteFile(file.name+".new", file.content, 0o600), os.Rename(file.name+".new", file.name)); err != nil {
+	// The certificate comes last: without it, what an interrupted run has written fits nothing.
+	for i, content := range [][]byte{authority, key, certificate} {
+		if err := replaceFile(files[i], content); err != nil {
 			return nil, nil, err
 		}
 	}
 	return certificate, key, nil
 }
 
-// stillValid says whether the three belong together and last for a day: the run that wrote them may have
-// been killed in between.
-func stillValid(authority, certificate, key []byte) bool {
+// replaceFile writes a file so that a reader sees the old content or the new one.
+func replaceFile(path string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	fresh, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(fresh.Name()) // It is gone when all went well.
+	if _, err := fresh.Write(content); err != nil {
+		fresh.Close()
+		return err
+	}
+	if err := fresh.Close(); err != nil {
+		return err
+	}
+	return os.Rename(fresh.Name(), path)
+}
+
+// usable says whether key, certificate and authority fit, for a day at least.
+func usable(authority, certificate, key []byte) bool {
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
 		return false
@@ -120,7 +137,7 @@ func stillValid(authority, certificate, key []byte) bool {
 	if !roots.AppendCertsFromPEM(authority) {
 		return false
 	}
-	_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: time.Now().Add(24 * time.Hour), DNSName: Domain})
+	_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "any." + Domain, CurrentTime: time.Now().Add(24 * time.Hour)})
 	return err == nil
 }
 

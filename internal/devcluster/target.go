@@ -48,14 +48,14 @@ func Find() (*Target, error) {
 	return t, nil
 }
 
-// sameFile compares files, not paths: the checkout may be reached by a link, or named relatively.
+// sameFile compares what two paths lead to: a checkout may be reached by several.
 func sameFile(a, b string) bool {
 	if a == b {
 		return true
 	}
-	infoA, errA := os.Stat(a)
-	infoB, errB := os.Stat(b)
-	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+	first, err1 := os.Stat(a)
+	second, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(first, second)
 }
 
 // Kubeconfig is the path for people to export; empty for the default of a cluster of their own.
@@ -105,16 +105,21 @@ func (t *Target) Connect() error {
 
 // Run runs a program in the repository and shows what it says.
 func (t *Target) Run(ctx context.Context, program string, args ...string) error {
-	command := exec.CommandContext(ctx, program, args...)
+	command := Command(ctx, program, args...)
 	command.Dir = t.Root
 	command.Stdout, command.Stderr = os.Stderr, os.Stderr
-	// Helpers clean up when they are told to end.
-	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
-	command.WaitDelay = 30 * time.Second
 	if err := command.Run(); err != nil {
 		return fmt.Errorf("%s %s: %w", filepath.Base(program), strings.Join(args, " "), err)
 	}
 	return nil
+}
+
+// Command is a program that is asked to end when the context does, and has time to clean up.
+func Command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	command := exec.CommandContext(ctx, program, args...)
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 30 * time.Second
+	return command
 }
 
 func repositoryRoot() (string, error) {

@@ -116,6 +116,12 @@ type Limits struct {
 	// ConnectionAge ends a connection, after the answer that follows, so that clients spread again
 	// and a drained ShopSet becomes idle. Default 5m.
 	ConnectionAge time.Duration `yaml:"connectionAge"`
+	// UpgradedIdleTimeout ends a connection that was upgraded, like a WebSocket, when nothing passes in
+	// either direction. Default 5m.
+	UpgradedIdleTimeout time.Duration `yaml:"upgradedIdleTimeout"`
+	// UpgradedAge ends an upgraded connection at that age, so that a drained ShopSet becomes idle. The
+	// client has to connect again. Default 1h.
+	UpgradedAge time.Duration `yaml:"upgradedAge"`
 	// Streams is how many requests an HTTP/2 connection may have under way. Default 250.
 	Streams int `yaml:"streams"`
 }
@@ -141,6 +147,7 @@ func DefaultConfig() *Config {
 			HeaderTimeout: 10 * time.Second, BodyTimeout: 5 * time.Minute,
 			StallTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 			ConnectionAge: 5 * time.Minute, Streams: 250,
+			UpgradedIdleTimeout: 5 * time.Minute, UpgradedAge: time.Hour,
 		},
 		Shutdown: Shutdown{Delay: 5 * time.Second, Grace: 25 * time.Second},
 	}
@@ -219,6 +226,8 @@ func (c *Config) Problems() []admin.Problem {
 	p.positive("limits.stallTimeout", c.Limits.StallTimeout)
 	p.positive("limits.idleTimeout", c.Limits.IdleTimeout)
 	p.positive("limits.connectionAge", c.Limits.ConnectionAge)
+	p.positive("limits.upgradedIdleTimeout", c.Limits.UpgradedIdleTimeout)
+	p.positive("limits.upgradedAge", c.Limits.UpgradedAge)
 	if c.Limits.Streams < 1 {
 		p.add("limits.streams", "want at least 1")
 	}

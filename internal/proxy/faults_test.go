@@ -62,6 +62,17 @@ func halfAnswerThenSilence(conn net.Conn, request *http.Request) {
 	silence(conn, request)
 }
 
+// limitFor is short only where the limit is to be met.
+func limitFor(failure string, cut bool) string {
+	switch {
+	case failure != "timeout":
+		return "timeout: 30s"
+	case cut:
+		return "stallTimeout: 100ms"
+	}
+	return "timeout: 100ms"
+}
+
 // TestUpstreamFaults has upstreams that fail in all phases.
 func TestUpstreamFaults(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -95,12 +106,7 @@ func TestUpstreamFaults(t *testing.T) {
 				if test.steps != nil {
 					url, tries = script(t, test.steps...)
 				}
-				// Only where the limit itself is meant is it short.
-				limits := []string{"timeout: 1m", "stallTimeout: 1m"}
-				if test.failure == "timeout" {
-					limits = []string{"timeout: 200ms", "stallTimeout: 200ms"}
-				}
-				e := start(t, toShop(url, limits...))
+				e := start(t, toShop(url, limitFor(test.failure, test.cut)))
 				var body io.Reader
 				if test.method == "POST" {
 					body = strings.NewReader("body")
@@ -162,30 +168,44 @@ func TestKeptConnectionsThatDie(t *testing.T) {
 	}
 }
 
+// TestAKeyIsNoReasonToRepeat hangs up on a kept connection after a POST, which has nothing in it that
+// could not be sent again.
+func TestAKeyIsNoReasonToRepeat(t *testing.T) {
+	keys := make(chan string, 2)
+	url, tries := script(t, func(conn net.Conn, _ *http.Request) {
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		if request, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			keys <- request.Header.Get("Idempotency-Key") + request.Header.Get("X-Idempotency-Key")
+		}
+	}, answer)
+	e := start(t, toShop(url))
+	c := client(t, false)
+	if status, _, _ := do(t, c, newRequest(t, "GET", e.http+"/", nil)); status != 200 {
+		t.Fatal(status)
+	}
+	request := newRequest(t, "POST", e.http+"/", nil)
+	request.Header = http.Header{"Idempotency-Key": {"one"}, "X-Idempotency-Key": {"two"}}
+	if status, _, _ := do(t, c, request); status != 502 || tries.Load() != 1 {
+		t.Errorf("got %d after %d connections", status, tries.Load())
+	}
+	if got := <-keys; got != "onetwo" {
+		t.Errorf("the upstream got the keys %q", got)
+	}
+}
+
 // TestSlowClientsAreCut lets clients stop in every phase.
 func TestSlowClientsAreCut(t *testing.T) {
-	large := strings.Repeat("x", 1<<20)
-	answering := make(chan struct{}, 1)
-	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet {
-			answering <- struct{}{}
-		}
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
-			return
-		}
-		for range 64 {
-			if _, err := io.WriteString(w, large); err != nil {
-				return
-			}
-		}
-	})
-	e := start(t, toShop(shop.URL)+"limits: {headerTimeout: 100ms, bodyTimeout: 200ms, stallTimeout: 100ms, idleTimeout: 100ms}\n")
+	shop := upstream(t, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	const limits = "limits: {headerTimeout: 100ms, bodyTimeout: 200ms, stallTimeout: 100ms, idleTimeout: 100ms}\n"
+	e := start(t, toShop(shop.URL)+limits)
+	redirecting := start(t, toShop(shop.URL)+limits+"http: {address: \"127.0.0.1:0\"}\n")
 	tlsAddress := strings.TrimPrefix(e.https, "https://")
 	for _, test := range []struct{ name, address, text, want string }{
 		{"no TLS handshake", tlsAddress, "\x16\x03\x01", ""},
 		{"nothing at all", e.http, "", ""},
 		{"half a header", e.http, "GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ", ""},
 		{"no body", e.http, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf", "408 Request Timeout"},
+		{"no body where all is redirected", redirecting.http, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf", "308 Permanent"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := io.ReadAll(raw(t, test.address, test.text))
@@ -215,36 +235,38 @@ func TestSlowClientsAreCut(t *testing.T) {
 			}
 		}
 	})
-	t.Run("an answer that nobody reads", func(t *testing.T) {
-		conn := raw(t, e.http, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		select {
-		case <-answering:
-		case <-time.After(testPatience):
-			t.Fatal("the request does not get to the upstream")
-		}
-		eventually(t, "the connection is cut", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
-		if n, _ := io.Copy(io.Discard, conn); n >= 64<<20 {
-			t.Fatal("everything was sent")
-		}
-	})
 	if got := e.metric(`shopset_proxy_role_failures_total{reason="timeout",role="shop"}`); got != "" {
 		t.Errorf("slow clients were blamed on the role %s times", got)
 	}
 }
 
-// TestRedirectEndsConnections: the port that only redirects keeps nobody, whatever they promise to send.
-func TestRedirectEndsConnections(t *testing.T) {
-	e := start(t, toShop("http://127.0.0.1:1")+"http: {address: \"127.0.0.1:0\"}\nlimits: {stallTimeout: 200ms}\n")
-	for name, text := range map[string]string{
-		"GET":                              "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-		"POST with less body than it said": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf",
-	} {
-		got, err := io.ReadAll(raw(t, e.http, text))
-		if err != nil || !strings.Contains(string(got), "Location: https://a") || !strings.Contains(string(got), "Connection: close") {
-			t.Errorf("%s: got %q %v", name, got, err)
+// TestAnAnswerThatNobodyReads has a client that takes nothing of a large answer.
+func TestAnAnswerThatNobodyReads(t *testing.T) {
+	large := strings.Repeat("x", 1<<20)
+	underWay, goOn := make(chan struct{}), make(chan struct{})
+	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		underWay <- struct{}{}
+		<-goOn
+		for range 64 {
+			if _, err := io.WriteString(w, large); err != nil {
+				return
+			}
 		}
+	})
+	e := start(t, toShop(shop.URL)+"limits: {stallTimeout: 100ms}\n")
+	conn := raw(t, e.http, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	<-underWay
+	if got := e.page("GET", "/connections"); got != `{"open":1,"active":1}` {
+		t.Errorf("while the request is under way: %s", got)
 	}
-	eventually(t, "no connection is open", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
+	close(goOn)
+	eventually(t, "the connection is cut", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
+	if n, _ := io.Copy(io.Discard, conn); n >= 64<<20 {
+		t.Fatal("everything was sent")
+	}
+	if got := e.metric(`shopset_proxy_role_failures_total{reason="timeout",role="shop"}`); got != "" {
+		t.Errorf("the slow client was blamed on the role %s times", got)
+	}
 }
 
 // TestSlowUpstreamOverHTTP2 makes sure that the limit on slow clients does not hit a fast client
@@ -254,7 +276,7 @@ func TestSlowUpstreamOverHTTP2(t *testing.T) {
 	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
 		body := bufio.NewReader(r.Body)
 		body.ReadByte()
-		for range 3 {
+		for range 2 {
 			<-pause
 			io.WriteString(w, "x")
 			w.(http.Flusher).Flush()
@@ -264,12 +286,12 @@ func TestSlowUpstreamOverHTTP2(t *testing.T) {
 	})
 	e := start(t, toShop(shop.URL)+"limits: {stallTimeout: 500ms}\n")
 	go func() {
-		for range 3 {
-			pause <- <-time.After(700 * time.Millisecond)
+		for range 2 {
+			pause <- <-time.After(750 * time.Millisecond) // longer than the limit
 		}
 	}()
 	status, body, _ := do(t, client(t, true), newRequest(t, "POST", e.https+"/", strings.NewReader(strings.Repeat("b", 10))))
-	if status != 200 || body != "xxx9" {
+	if status != 200 || body != "xx9" {
 		t.Fatalf("got %d %q", status, body)
 	}
 }

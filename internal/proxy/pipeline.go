@@ -23,12 +23,18 @@ type pipeline struct {
 	metrics   *metrics
 	access    *slog.Logger // nil when nothing is to be logged
 	draining  func() bool
+	// redirectPort is the port of https on a port that only redirects, 0 on the others.
+	redirectPort int
 }
 
 func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := p.accept(w, r)
 	defer p.finish(e)
-	if p.admit(e) && p.find(e) {
+	switch {
+	case !p.admit(e):
+	case p.redirectPort != 0:
+		redirect(e, p.redirectPort)
+	case p.find(e):
 		p.forwarder.ServeHTTP(e, e.request)
 	}
 }
@@ -70,13 +76,14 @@ func (p *pipeline) find(e *exchange) bool {
 }
 
 // newForwarder makes the phase that talks to upstreams.
-func newForwarder(trusted trust, errorLog *slog.Logger) *httputil.ReverseProxy {
+func newForwarder(trusted trust, tunnels *tunnels, errorLog *slog.Logger) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(exchangeOf(r.In.Context()).role.base)
 			r.Out.Host = r.In.Host
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // also when it is odd: this proxy reads no query
 			setForwarded(r.In, r.Out, trusted)
+			hideKeys(r.Out.Header)
 		},
 		Transport:    toRole{},
 		BufferPool:   newBufferPool(),
@@ -86,6 +93,9 @@ func newForwarder(trusted trust, errorLog *slog.Logger) *httputil.ReverseProxy {
 			e := exchangeOf(response.Request.Context())
 			if response.StatusCode == http.StatusSwitchingProtocols {
 				e.status = response.StatusCode // the connection is taken over, nothing else says it
+				if upstream, ok := response.Body.(io.ReadWriteCloser); ok {
+					response.Body = tunnels.open(upstream, e.limits)
+				}
 				return nil
 			}
 			response.Body = newStallGuard(e, response.Body, e.role.config.StallTimeout)

@@ -21,6 +21,7 @@ type Proxy struct {
 	config       *Config
 	certificates *certificateFiles // nil without https
 	connections  connections
+	tunnels      tunnels
 	metrics      *metrics
 	servers      []portServer
 	draining     atomic.Bool
@@ -72,7 +73,7 @@ func (p *Proxy) newPipeline(log io.Writer) (*pipeline, error) {
 		limits:    &p.config.Limits,
 		trusted:   p.config.TrustedProxies,
 		routes:    newRoutes(p.config.Routes, roles),
-		forwarder: newForwarder(p.config.TrustedProxies, slog.Default()),
+		forwarder: newForwarder(p.config.TrustedProxies, &p.tunnels, slog.Default()),
 		metrics:   p.metrics,
 		draining:  p.draining.Load,
 	}
@@ -83,7 +84,7 @@ func (p *Proxy) newPipeline(log io.Writer) (*pipeline, error) {
 }
 
 // open makes the servers and their listeners.
-func (p *Proxy) open(handler http.Handler, registry prometheus.Registerer) error {
+func (p *Proxy) open(handler *pipeline, registry prometheus.Registerer) error {
 	if https := p.config.HTTPS; https != nil {
 		var err error
 		if p.certificates, err = openCertificate(https.Certificate, https.Key); err != nil {
@@ -99,7 +100,9 @@ func (p *Proxy) open(handler http.Handler, registry prometheus.Registerer) error
 	}
 	if plain := p.config.HTTP; plain != nil {
 		if plain.Mode == ModeRedirect {
-			handler = redirectToHTTPS(plain.RedirectPort, p.config.Limits.StallTimeout)
+			redirecting := *handler
+			redirecting.redirectPort = plain.RedirectPort
+			handler = &redirecting
 		}
 		if err := p.listen("http", plain.Address, handler, nil); err != nil {
 			return err
@@ -189,6 +192,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	case <-delay.C:
 	case <-ctx.Done():
 	}
+	p.tunnels.close() // http.Server does not know them
 	done := make(chan error, len(p.servers))
 	for _, server := range p.servers {
 		go func() {

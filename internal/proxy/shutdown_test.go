@@ -136,17 +136,20 @@ func TestStopFinishesAndThenCuts(t *testing.T) {
 
 // TestOldConnectionsEnd keeps a busy client from staying for ever.
 func TestOldConnectionsEnd(t *testing.T) {
-	e := start(t, toShop(upstream(t, echo("shop")).URL)+"limits: {connectionAge: 1ns}\n")
-	c := client(t, false)
-	for range 3 {
-		response, err := c.Get(e.https + "/")
+	limits := "limits: {connectionAge: 1ns}\n"
+	shop := toShop(upstream(t, echo("shop")).URL)
+	for name, url := range map[string]string{
+		"https":    start(t, shop+limits).https,
+		"redirect": start(t, shop+limits+"http: {address: \"127.0.0.1:0\"}\n").http,
+	} {
+		response, err := client(t, false).Get(url + "/")
 		if err != nil {
 			t.Fatal(err)
 		}
 		io.Copy(io.Discard, response.Body)
 		response.Body.Close()
 		if !response.Close {
-			t.Fatal("the connection was kept")
+			t.Errorf("%s: the connection was kept", name)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -85,6 +86,17 @@ func (r *role) once(request *http.Request) (*http.Response, error) {
 		io.Closer
 	}{request.Body, io.NopCloser(nil)}
 	return r.transport.RoundTrip(&keep)
+}
+
+// hideKeys keeps http.Transport from repeating what an upstream may have seen: by a header of the client
+// it would take a POST for safe. It looks for these names in this spelling; to upstreams all are the same.
+func hideKeys(header http.Header) {
+	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if values, ok := header[name]; ok {
+			delete(header, name)
+			header[strings.ToLower(name)] = values
+		}
+	}
 }
 
 // repeatable says whether a failed request may be sent once more.

@@ -118,7 +118,12 @@ func startPostgres() (*Server, error) {
 		if err != nil {
 			return err
 		}
-		return connection.Close(ctx)
+		defer connection.Close(ctx)
+		var folder string
+		if err := connection.QueryRow(ctx, "SHOW data_directory").Scan(&folder); err != nil {
+			return err
+		}
+		return isIn(folder, clone)
 	}
 	if err := s.startSomewhere(); err != nil {
 		s.close()

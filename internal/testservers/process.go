@@ -28,7 +28,7 @@ type Server struct {
 	port  int
 	kill  syscall.Signal
 	watch func()
-	// command makes the process, ready reports whether it answers.
+	// command makes the process, ready reports whether it answers, and not another server in its place.
 	command func() *exec.Cmd
 	ready   func(context.Context) error
 
@@ -68,7 +68,7 @@ func (s *Server) start() error {
 	for {
 		problem := s.ready(ctx)
 		select {
-		case <-p.ended: // Before the answer counts: it may be another server's, at the same port.
+		case <-p.ended: // Whoever answers is somebody else.
 			return fmt.Errorf("%s ended at its start: %s", s.name, bytes.TrimSpace(p.output.Bytes()))
 		default:
 		}
@@ -77,12 +77,27 @@ func (s *Server) start() error {
 			return nil
 		}
 		select {
+		case <-p.ended:
+			continue
 		case <-ctx.Done():
 			p.end(syscall.SIGKILL)
 			return fmt.Errorf("%s does not answer within %s: %w: %s", s.name, startTimeout, problem, p.output.Bytes())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// isIn says by the folder that a server names whether it is the one that was started in dir.
+func isIn(folder, dir string) error {
+	theirs, err := os.Stat(folder)
+	if err != nil {
+		return fmt.Errorf("another server is at this address: %w", err)
+	}
+	ours, err := os.Stat(dir)
+	if err == nil && !os.SameFile(theirs, ours) {
+		err = fmt.Errorf("another server is at this address: its folder is %q", folder)
+	}
+	return err
 }
 
 func (s *Server) stop() {

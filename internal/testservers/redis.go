@@ -40,7 +40,7 @@ func NewRedis(t testing.TB) *Server {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		return cmd
 	}
-	s.ready = func(ctx context.Context) error { return ping(ctx, s.Address()) }
+	s.ready = func(ctx context.Context) error { return ping(ctx, s.Address(), dir) }
 	t.Cleanup(s.close)
 	if err := s.startSomewhere(); err != nil {
 		t.Fatal(err)
@@ -48,7 +48,8 @@ func NewRedis(t testing.TB) *Server {
 	return s
 }
 
-func ping(ctx context.Context, address string) error {
+// ping asks the server for its folder, by which it is known.
+func ping(ctx context.Context, address, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var dialer net.Dialer
@@ -60,13 +61,16 @@ func ping(ctx context.Context, address string) error {
 	if err := connection.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
-	fmt.Fprint(connection, "PING\r\n")
-	answer, err := bufio.NewReader(connection).ReadString('\n')
-	if err != nil {
-		return err
+	fmt.Fprint(connection, "CONFIG GET dir\r\n")
+	// The answer is an array of two strings: *2 $3 dir $N FOLDER.
+	reader, answer := bufio.NewReader(connection), ""
+	for range 5 {
+		if answer, err = reader.ReadString('\n'); err != nil {
+			return err
+		}
+		if strings.HasPrefix(answer, "-") {
+			break
+		}
 	}
-	if strings.TrimSpace(answer) != "+PONG" {
-		return fmt.Errorf("ping: got %q", answer)
-	}
-	return nil
+	return isIn(strings.TrimSpace(answer), dir)
 }

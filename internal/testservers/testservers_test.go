@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -162,4 +163,43 @@ func TestHelperHoldsServers(t *testing.T) {
 	}
 	fmt.Println("UP", testservers.Redis(t), testservers.NewPostgres(t).Address())
 	select {}
+}
+
+// TestAForeignServerIsNotTaken has the port of a server taken by another one while it is down.
+func TestAForeignServerIsNotTaken(t *testing.T) {
+	for name, make := range map[string]func(testing.TB) *testservers.Server{"Redis": testservers.NewRedis, "PostgreSQL": testservers.NewPostgres} {
+		t.Run(name, func(t *testing.T) {
+			server, foreign := make(t), make(t)
+			server.Down(t)
+			// What answers at the server's address is the foreign one.
+			listener, err := net.Listen("tcp", server.Address())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer conn.Close()
+						upstream, err := net.Dial("tcp", foreign.Address())
+						if err != nil {
+							return
+						}
+						defer upstream.Close()
+						go io.Copy(upstream, conn)
+						io.Copy(conn, upstream)
+					}()
+				}
+			}()
+			if err := server.TryUp(); err == nil {
+				t.Error("the foreign server was taken for the own one")
+			}
+			listener.Close()
+			server.Up(t)
+		})
+	}
 }

@@ -29,7 +29,7 @@ func TestConfigRenderedInThePod(t *testing.T) {
 			t.Errorf("Pod %s did not render its config", pod.Name)
 		}
 	}
-	stop := startLoad(t, ss, buyerOptions(t, ss))
+	people := startLoad(t, buyerOptions(t, ss))
 	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[0].Config[0].Template += "\n# {{ .FORM_SECRET }}\n" })
 	eventually(t, func() error {
 		if err := target.Client.Get(t.Context(), client.ObjectKeyFromObject(ss), ss); err != nil {
@@ -42,7 +42,7 @@ func TestConfigRenderedInThePod(t *testing.T) {
 		}
 		return nil
 	})
-	if err := stop().Err(); err != nil {
+	if err := people.stop().Err(); err != nil {
 		t.Error(err)
 	}
 }

@@ -100,7 +100,7 @@ func TestDriftIsMended(t *testing.T) {
 }
 
 // TestDeletedAndCreatedAgain deletes and creates a ShopSet ten times in a row, each time in another
-// phase of its life, with the operator killed now and then. Nothing may be left over.
+// phase of its life, in one of them with the operator killed. Nothing may be left over.
 func TestDeletedAndCreatedAgain(t *testing.T) {
 	namespace := newNamespace(t)
 	exists := func(object client.Object, name string) func(*v1alpha1.ShopSet) {
@@ -195,18 +195,9 @@ func TestAPIServerAway(t *testing.T) {
 	for _, pod := range operatorPods(t) {
 		before[pod.Name] = restarts(pod)
 	}
-	stop := startLoad(t, ss, buyerOptions(t, ss))
+	people := startLoad(t, buyerOptions(t, ss))
 	pid := componentPID(t, "kube-apiserver")
-	// If this process dies meanwhile, nobody else would let the API server go on.
-	guard := exec.Command("sh", "-c", fmt.Sprintf("sleep 90; kill -CONT %d", pid)) //nolint:gosec // A number.
-	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := guard.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = syscall.Kill(-guard.Process.Pid, syscall.SIGKILL)
-		_ = guard.Wait()
-	}()
+	resumeLater(t, pid)
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +213,7 @@ func TestAPIServerAway(t *testing.T) {
 		resume()
 		t.FailNow()
 	}
-	if err := stop().Err(); err != nil {
+	if err := people.stop().Err(); err != nil {
 		t.Errorf("while the API server was away: %v", err)
 	}
 	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[3].Replicas = new(int32(3)) })
@@ -238,6 +229,21 @@ func TestAPIServerAway(t *testing.T) {
 			t.Errorf("operator Pod %s was restarted", pod.Name)
 		}
 	}
+}
+
+// resumeLater starts a helper that lets a stopped process go on, also when this test is killed before it
+// can.
+func resumeLater(t *testing.T, pid int) {
+	t.Helper()
+	helper := exec.Command("sh", "-c", `sleep 90; kill -CONT "$1"`, "sh", strconv.Itoa(pid))
+	helper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := helper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-helper.Process.Pid, syscall.SIGKILL)
+		_ = helper.Wait() // It was killed, which is no failure.
+	})
 }
 
 func restarts(pod corev1.Pod) int32 {

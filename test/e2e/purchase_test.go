@@ -70,7 +70,7 @@ func TestPodsDieUnderTraffic(t *testing.T) {
 	options := buyerOptions(t, ss)
 	options.Retries = 20
 	before := orders(t)
-	stop := startLoad(t, ss, options)
+	people := startLoad(t, options)
 	for _, component := range ss.Spec.Components {
 		victim := pods(t, ss, component.Name)[0]
 		if err := target.Client.Delete(t.Context(), &victim, client.GracePeriodSeconds(0)); err != nil {
@@ -84,8 +84,9 @@ func TestPodsDieUnderTraffic(t *testing.T) {
 			return nil
 		})
 		waitReady(t, ss)
+		people.more(t)
 	}
-	report := stop()
+	report := people.stop()
 	if err := report.Err(); err != nil {
 		t.Error(err)
 	}
@@ -96,7 +97,7 @@ func TestPodsDieUnderTraffic(t *testing.T) {
 func TestChangeUnderTraffic(t *testing.T) {
 	ss := started(t)
 	before := orders(t)
-	stop := startLoad(t, ss, buyerOptions(t, ss))
+	people := startLoad(t, buyerOptions(t, ss))
 	change(t, ss, func(s *v1alpha1.ShopSet) {
 		if s.Spec.Values == nil {
 			s.Spec.Values = map[string]v1alpha1.Value{}
@@ -104,7 +105,7 @@ func TestChangeUnderTraffic(t *testing.T) {
 		s.Spec.Values["RELEASE"] = "2"
 	})
 	waitReady(t, ss)
-	report := stop()
+	report := people.stop()
 	if err := report.Err(); err != nil {
 		t.Error(err)
 	}
@@ -123,14 +124,14 @@ func TestChangeUnderTraffic(t *testing.T) {
 func TestPortChangeUnderTraffic(t *testing.T) {
 	ss := started(t)
 	before := orders(t)
-	stop := startLoad(t, ss, buyerOptions(t, ss))
+	people := startLoad(t, buyerOptions(t, ss))
 	change(t, ss, func(s *v1alpha1.ShopSet) {
 		api := &s.Spec.Components[3]
 		api.Ports[0].Port = 8181
 		api.Env = append(api.Env, corev1.EnvVar{Name: "LISTEN", Value: ":8181"})
 	})
 	waitReady(t, ss)
-	report := stop()
+	report := people.stop()
 	if err := report.Err(); err != nil {
 		t.Error(err)
 	}
@@ -162,7 +163,7 @@ func hasValue(pod corev1.Pod, container, name, value string) bool {
 // names the culprit; the mended spec heals it.
 func TestBrokenImage(t *testing.T) {
 	ss := started(t)
-	stop := startLoad(t, ss, buyerOptions(t, ss))
+	people := startLoad(t, buyerOptions(t, ss))
 	var good string
 	change(t, ss, func(s *v1alpha1.ShopSet) {
 		good = s.Spec.Components[1].Image
@@ -191,7 +192,7 @@ func TestBrokenImage(t *testing.T) {
 	}
 	change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Components[1].Image = good })
 	waitReady(t, ss)
-	if err := stop().Err(); err != nil {
+	if err := people.stop().Err(); err != nil {
 		t.Error(err)
 	}
 }

@@ -274,39 +274,6 @@ func buyerOptions(t *testing.T, ss *v1alpha1.ShopSet) buyer.Options {
 	return options
 }
 
-// startLoad lets people buy until stop is called, which returns what came of it.
-func startLoad(t *testing.T, ss *v1alpha1.ShopSet, options buyer.Options) (stop func() buyer.Report) {
-	t.Helper()
-	// A bound, so that no load outlives its test by much; a test that reaches it has not tested what it says.
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	done := make(chan buyer.Report, 1)
-	first := make(chan struct{}, 1)
-	go func() {
-		done <- buyer.Load(ctx, buyer.LoadOptions{
-			Options: options, Shops: shops(20), Workers: 4, Pause: 20 * time.Millisecond,
-			OnPurchase: func(buyer.Receipt, error) {
-				select {
-				case first <- struct{}{}:
-				default:
-				}
-			},
-		})
-	}()
-	select {
-	case <-first:
-	case <-time.After(patience):
-		t.Fatal("nobody buys anything")
-	}
-	t.Cleanup(cancel)
-	return func() buyer.Report {
-		if err := ctx.Err(); err != nil {
-			t.Errorf("nobody bought any more when the test was done: %v", err)
-		}
-		cancel()
-		return <-done
-	}
-}
-
 // kubectl runs the local cluster's kubectl, or the one in the path.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()

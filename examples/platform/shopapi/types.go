@@ -74,8 +74,8 @@ type ProductPage struct {
 type OrderRequest struct {
 	Shop  string        `json:"shop"`
 	Lines []LineRequest `json:"lines"`
-	// ExpectedCents is the total that the buyer has seen; nil for any. Another one is refused.
-	ExpectedCents *int64 `json:"expected_cents,omitempty"`
+	// ExpectedTotalCents is what the buyer was shown. With any other total there is no order.
+	ExpectedTotalCents *int64 `json:"expectedTotalCents,omitempty"`
 }
 
 // LineRequest is one line of a purchase.
@@ -104,13 +104,13 @@ type OrderLine struct {
 
 // The codes of Problem.
 const (
-	CodeInvalid     = "invalid"
-	CodeNotFound    = "not_found"
-	CodeOutOfStock  = "out_of_stock"
-	CodeKeyReused   = "key_reused"
-	CodePriceChange = "price_changed"
-	CodeUnavailable = "unavailable"
-	CodeInternal    = "internal"
+	CodeInvalid      = "invalid"
+	CodeNotFound     = "not_found"
+	CodeOutOfStock   = "out_of_stock"
+	CodePriceChanged = "price_changed"
+	CodeKeyReused    = "key_reused"
+	CodeUnavailable  = "unavailable"
+	CodeInternal     = "internal"
 )
 
 // Problem says why a request failed.
@@ -119,6 +119,8 @@ type Problem struct {
 	Message string `json:"message"`
 	// Product is the product that is at fault, if one is.
 	Product int64 `json:"product,omitempty"`
+	// Order is the shop's order that a reused key belongs to.
+	Order string `json:"order,omitempty"`
 }
 
 // shopID also keeps an id usable as the name of a folder.

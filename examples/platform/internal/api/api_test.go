@@ -80,17 +80,34 @@ func await(t *testing.T, condition func() error) {
 	}
 }
 
-func one(t *testing.T, url, statement string) (n int64) {
+func execute(t *testing.T, url, statement string) {
 	t.Helper()
 	connection, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer connection.Close(context.Background())
-	if err := connection.QueryRow(t.Context(), statement).Scan(&n); err != nil {
+	if _, err := connection.Exec(t.Context(), statement); err != nil {
 		t.Fatal(err)
 	}
-	return n
+}
+
+func one(t *testing.T, url, statement string) int64 {
+	t.Helper()
+	return scan[int64](t, url, statement)
+}
+
+func scan[T any](t *testing.T, url, statement string) (value T) {
+	t.Helper()
+	connection, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close(context.Background())
+	if err := connection.QueryRow(t.Context(), statement).Scan(&value); err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
 
 func order(product int64, quantity int) shopapi.OrderRequest {
@@ -160,6 +177,33 @@ func TestPurchasesOfTheSameProductsInAnyOrderDoNotBlockEachOther(t *testing.T) {
 	}
 }
 
+func TestAnotherTotalThanExpectedBuysNothing(t *testing.T) {
+	url := testservers.Postgres(t)
+	i := start(t, url).awaitReady(t)
+	price := one(t, url, "SELECT price_cents FROM products WHERE id = 1001")
+	request, wrong, right := order(1001, 2), 2*price+1, 2*price
+	request.ExpectedTotalCents = &wrong
+	_, err := i.client.PlaceOrder(t.Context(), "k", request)
+	var failure *shopapi.Error
+	if !errors.As(err, &failure) || failure.Status != 409 || failure.Problem.Code != shopapi.CodePriceChanged {
+		t.Fatalf("got %v", err)
+	}
+	if n := one(t, url, "SELECT stock + 2 * (SELECT count(*) FROM orders) FROM products WHERE id = 1001"); n != 1_000_000 {
+		t.Errorf("stock and orders: %d", n)
+	}
+	// The same key is free for the purchase at the price that is so.
+	request.ExpectedTotalCents = &right
+	placed, err := i.client.PlaceOrder(t.Context(), "k", request)
+	if err != nil || placed.TotalCents != right {
+		t.Fatalf("got %+v %v", placed, err)
+	}
+	// An order that exists is repeated as it is.
+	request.ExpectedTotalCents = &wrong
+	if again, err := i.client.PlaceOrder(t.Context(), "k", request); err != nil || again.ID != placed.ID {
+		t.Errorf("got %+v %v", again, err)
+	}
+}
+
 func TestARepeatedPurchaseIsOneOrder(t *testing.T) {
 	url := testservers.Postgres(t)
 	i := start(t, url).awaitReady(t)
@@ -184,8 +228,13 @@ func TestARepeatedPurchaseIsOneOrder(t *testing.T) {
 		t.Errorf("the same purchase in other words: %d", code)
 	}
 	code, body := i.post(t, "same", `{"shop":"shop-01","lines":[{"product":1001,"quantity":2}]}`)
-	if code != 422 || !strings.Contains(body, shopapi.CodeKeyReused) {
+	id := `"order":"` + scan[string](t, url, "SELECT id FROM orders") + `"`
+	if code != 422 || !strings.Contains(body, shopapi.CodeKeyReused) || !strings.Contains(body, id) {
 		t.Errorf("another purchase with the same key: %d %s", code, body)
+	}
+	code, body = i.post(t, "same", `{"shop":"shop-02","lines":[{"product":2001,"quantity":2}]}`)
+	if code != 422 || !strings.Contains(body, shopapi.CodeKeyReused) || strings.Contains(body, id) {
+		t.Errorf("another shop's purchase with the same key: %d %s", code, body)
 	}
 	if n := one(t, url, "SELECT stock FROM products WHERE id = 1001"); n != 999_998 {
 		t.Errorf("stock %d", n)
@@ -265,82 +314,5 @@ func TestManyReplicasStartAtOnce(t *testing.T) {
 	start(t, url).awaitReady(t)
 	if n := one(t, url, "SELECT stock FROM products WHERE id = 1001"); n != 7 {
 		t.Fatalf("a new replica changed the stock to %d", n)
-	}
-}
-
-// TestOnlyAtTheExpectedPrice: the total that the buyer has seen, or no order.
-func TestOnlyAtTheExpectedPrice(t *testing.T) {
-	url := testservers.Postgres(t)
-	i := start(t, url).awaitReady(t)
-	price := one(t, url, "SELECT price_cents FROM products WHERE id = 1001")
-	body := func(total int64) string {
-		return fmt.Sprintf(`{"shop":"shop-01","lines":[{"product":1001,"quantity":2}],"expected_cents":%d}`, total)
-	}
-	if code, answer := i.post(t, "k", body(2*price-1)); code != 409 || !strings.Contains(answer, shopapi.CodePriceChange) {
-		t.Fatalf("at another price: %d %s", code, answer)
-	}
-	if code, answer := i.post(t, "k", body(2*price)); code != 201 {
-		t.Fatalf("at the price of the shop: %d %s", code, answer)
-	}
-	if n := one(t, url, "SELECT count(*) FROM orders"); n != 1 {
-		t.Errorf("%d orders", n)
-	}
-}
-
-// TestDatabaseReplaced: an empty database in the place of the one before is prepared again.
-func TestDatabaseReplaced(t *testing.T) {
-	url := testservers.Postgres(t)
-	i := start(t, url).awaitReady(t)
-	connection, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer connection.Close(context.Background())
-	for _, statement := range []string{"DROP SCHEMA public CASCADE", "CREATE SCHEMA public"} {
-		if _, err := connection.Exec(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if code, body := i.post(t, "k", `{"shop":"shop-01","lines":[{"product":1001,"quantity":1}]}`); code != 503 {
-		t.Fatalf("with an empty database: %d %s", code, body)
-	}
-	i.awaitReady(t)
-	if _, err := i.client.PlaceOrder(t.Context(), "k", order(1001, 1)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestDatabaseDownAndBack(t *testing.T) {
-	server := testservers.NewPostgres(t)
-	server.Down(t)
-	i := start(t, server.URL())
-	if code, body := i.readiness(); code != 503 || !strings.HasPrefix(body, "database: ") {
-		t.Fatalf("without a database: %d %s", code, body)
-	}
-	if code, _ := i.post(t, "k0", `{"shop":"shop-01","lines":[{"product":1001,"quantity":1}]}`); code != 503 {
-		t.Fatalf("without a database: %d", code)
-	}
-	server.Up(t)
-	i.awaitReady(t)
-	if _, err := i.client.PlaceOrder(t.Context(), "k1", order(1001, 1)); err != nil {
-		t.Fatal(err)
-	}
-	server.Down(t)
-	_, err := i.client.PlaceOrder(t.Context(), "k2", order(1001, 1))
-	var failure *shopapi.Error
-	if !errors.As(err, &failure) || failure.Status != 503 {
-		t.Fatalf("database down: %v", err)
-	}
-	if code, body := i.readiness(); code != 503 {
-		t.Fatalf("database down: %d %s", code, body)
-	}
-	server.Up(t)
-	// Old connections in the pool are dead now; nobody may notice.
-	if _, err := i.client.PlaceOrder(t.Context(), "k2", order(1001, 1)); err != nil {
-		t.Fatal(err)
-	}
-	i.awaitReady(t)
-	if n := one(t, server.URL(), "SELECT count(*) FROM orders"); n != 2 {
-		t.Errorf("%d orders", n)
 	}
 }

@@ -6,11 +6,12 @@
 //     writes the order, and a CHECK keeps it from ever being negative.
 //   - A purchase that is repeated with the same idempotency key is one order and gets the same
 //     answer, also when both arrive at the same moment or the first answer was lost. The same key
-//     with another request is refused (422). A purchase that failed leaves nothing behind, so its
+//     with another request is refused (422) and told which order it belongs to. A purchase that failed leaves nothing behind, so its
 //     repetition is judged anew.
-//   - Prices are those of the database at the moment of the purchase.
-//   - It starts without PostgreSQL, is unready until the schema is there, and recovers by itself.
-//     Meanwhile every request is answered 503 at once, and none takes longer than its timeout.
+//   - Prices are those of the database at the moment of the purchase. Who says what total is expected
+//     pays that or buys nothing (409).
+//   - It starts without PostgreSQL, is unready until the schema is there, and recovers by itself,
+//     also when the database is replaced by an empty one. Meanwhile every request is answered 503 at once, and none takes longer than its timeout.
 //   - Many replicas may start at the same time over one database.
 //
 // A purchase is one transaction:

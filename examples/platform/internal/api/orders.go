@@ -67,7 +67,8 @@ func normalise(request *shopapi.OrderRequest) error {
 	return nil
 }
 
-// requestHash identifies a normalised purchase.
+// requestHash identifies a normalised purchase. What was expected to be paid is no part of it: it is
+// compared before there is an order, which is repeated as it is.
 func requestHash(request shopapi.OrderRequest) []byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n", request.Shop)
@@ -106,9 +107,9 @@ func buy(ctx context.Context, tx pgx.Tx, key string, hash []byte, request shopap
 	if err := price(ctx, tx, &order, request.Lines); err != nil {
 		return order, false, err
 	}
-	if expected := request.ExpectedCents; expected != nil && *expected != order.TotalCents {
-		return order, false, fail(http.StatusConflict, shopapi.CodePriceChange,
-			"the total is %d cents now, not %d", order.TotalCents, *expected)
+	if want := request.ExpectedTotalCents; want != nil && *want != order.TotalCents {
+		return order, false, fail(http.StatusConflict, shopapi.CodePriceChanged,
+			"the total is %d cents, not the %d that were expected", order.TotalCents, *want)
 	}
 	batch := &pgx.Batch{}
 	for _, line := range order.Lines {
@@ -174,9 +175,9 @@ func outOfStock(product int64, name string) *failure {
 
 // repeated returns the order of a key that is taken, or says that there is no such shop.
 func repeated(ctx context.Context, tx pgx.Tx, key string, hash []byte, shop string) (shopapi.Order, error) {
-	var id string
+	var id, owner string
 	var earlier []byte
-	err := tx.QueryRow(ctx, "SELECT id, request_hash FROM orders WHERE idempotency_key = $1", key).Scan(&id, &earlier)
+	err := tx.QueryRow(ctx, "SELECT id, shop, request_hash FROM orders WHERE idempotency_key = $1", key).Scan(&id, &owner, &earlier)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return shopapi.Order{}, fail(http.StatusUnprocessableEntity, shopapi.CodeNotFound, "there is no shop %s", shop)
 	}
@@ -184,8 +185,12 @@ func repeated(ctx context.Context, tx pgx.Tx, key string, hash []byte, shop stri
 		return shopapi.Order{}, err
 	}
 	if !bytes.Equal(hash, earlier) {
-		return shopapi.Order{}, fail(http.StatusUnprocessableEntity, shopapi.CodeKeyReused,
+		reused := fail(http.StatusUnprocessableEntity, shopapi.CodeKeyReused,
 			"this %s was used for another order; take a new key for a new order", shopapi.KeyHeader)
+		if owner == shop {
+			reused.problem.Order = id
+		}
+		return shopapi.Order{}, reused
 	}
 	return loadOrder(ctx, tx, shop, id)
 }

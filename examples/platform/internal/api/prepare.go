@@ -17,7 +17,7 @@ var migrations embed.FS
 // lockKey is the advisory lock that one replica holds while it changes the schema.
 const lockKey = 0x73686f70736574 // "shopset"
 
-// keepPrepared prepares the database, and again whenever it turns out to be empty, until the context ends.
+// keepPrepared prepares the database at the start and whenever its tables turn out to be gone.
 func (s *store) keepPrepared(ctx context.Context) {
 	for {
 		s.prepareUntilDone(ctx)
@@ -74,6 +74,10 @@ func (s *store) prepare(ctx context.Context) error {
 			return err
 		}
 		if err := migrate(ctx, tx); err != nil {
+			return err
+		}
+		// A table that is missing although its migration was applied is nothing that can be mended here.
+		if err := tablesThere(ctx, tx); err != nil {
 			return err
 		}
 		if !s.seed {

@@ -38,7 +38,7 @@ func New(ctx context.Context, c Config, a *admin.Server) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{store: store, stop: stop, done: make(chan struct{}), orders: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "shopset_api_orders_total", Help: "Purchases by result: placed, replayed, refused, failed.",
+		Name: "shopset_api_orders_total", Help: "Purchases by result: placed, replayed, refused, failed, gone (the client left).",
 	}, []string{"result"})}
 	a.Registry().MustRegister(s.orders)
 	a.AddCheck("database", store.check)
@@ -81,15 +81,18 @@ func answer(handle func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
+// statusClientGone is counted when the client left before its answer, as nginx does.
+const statusClientGone = 499
+
 // refuse turns an error into an answer and returns its status.
 func refuse(w http.ResponseWriter, r *http.Request, err error) int {
 	f := &failure{}
 	switch {
 	case errors.As(err, &f):
+	case errors.Is(r.Context().Err(), context.Canceled): // nobody is there to read an answer
+		f = fail(statusClientGone, shopapi.CodeUnavailable, "the client left")
 	case errors.Is(err, errNotFound):
 		f = fail(http.StatusNotFound, shopapi.CodeNotFound, "not found")
-	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
-		return statusClientGone // Nobody reads an answer.
 	case unavailable(err):
 		slog.Warn("database", "error", err, "method", r.Method, "path", r.URL.Path)
 		f = fail(http.StatusServiceUnavailable, shopapi.CodeUnavailable, "the database does not answer; try again")
@@ -100,9 +103,6 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) int {
 	web.JSON(w, f.status, map[string]shopapi.Problem{"error": f.problem})
 	return f.status
 }
-
-// statusClientGone is nginx's code for a client that left before its answer.
-const statusClientGone = 499
 
 func (s *Server) shopByHost(r *http.Request) (any, error) {
 	return s.store.shop(r.Context(), "host", shopapi.NormalHost(r.PathValue("host")))
@@ -221,8 +221,11 @@ func (s *Server) postOrder(w http.ResponseWriter, r *http.Request) {
 	order, replayed, err := s.store.placeOrder(r.Context(), key, request)
 	if err != nil {
 		result := "refused"
-		if refuse(w, r, err) >= 500 {
+		switch status := refuse(w, r, err); {
+		case status >= 500:
 			result = "failed"
+		case status == statusClientGone:
+			result = "gone"
 		}
 		s.orders.WithLabelValues(result).Inc()
 		return

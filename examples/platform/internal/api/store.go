@@ -25,10 +25,10 @@ type store struct {
 	seed bool
 	// state is the reason why the store is not prepared yet; nil afterwards.
 	state atomic.Pointer[string]
+	// lost asks for another preparation; one is enough for all who ask.
+	lost chan struct{}
 	// answered is when the database last did what it was asked, in Unix nanoseconds; 0 after a failure.
 	answered atomic.Int64
-	// lost tells keepPrepared that the schema has gone.
-	lost chan struct{}
 }
 
 // openStore makes the pool; it does not connect yet.
@@ -62,7 +62,7 @@ func openStore(ctx context.Context, c Config) (*store, error) {
 
 // check is the readiness check. It asks the database only when no request did lately: under full load
 // the question would have to wait for a connection, and a program that is merely busy would be taken
-// out of service.
+// out of service. The question is for the tables: an empty database answers, too.
 func (s *store) check(ctx context.Context) error {
 	if waiting := s.state.Load(); waiting != nil {
 		return errors.New(*waiting)
@@ -70,7 +70,34 @@ func (s *store) check(ctx context.Context) error {
 	if time.Since(time.Unix(0, s.answered.Load())) < time.Second {
 		return nil
 	}
-	return s.pool.Ping(ctx)
+	err := tablesThere(ctx, s.pool)
+	s.noteLoss(err)
+	return err
+}
+
+var errTablesMissing = errors.New("tables are missing")
+
+// tablesThere looks for the tables without a lock on any: a change of the schema makes nobody unready.
+func tablesThere(ctx context.Context, q querier) error {
+	tables, found := []string{"shops", "products", "orders", "order_lines"}, 0
+	err := q.QueryRow(ctx, "SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name", tables).Scan(&found)
+	if err == nil && found < len(tables) {
+		err = errTablesMissing
+	}
+	return err
+}
+
+// noteLoss has the database prepared again when err says that it is another one than before.
+func (s *store) noteLoss(err error) {
+	if !schemaMissing(err) {
+		return
+	}
+	waiting := "the database was replaced: " + err.Error()
+	s.state.Store(&waiting)
+	select {
+	case s.lost <- struct{}{}:
+	default:
+	}
 }
 
 func (s *store) shop(ctx context.Context, column, value string) (shopapi.Shop, error) {
@@ -155,33 +182,15 @@ func (s *store) retry(ctx context.Context, try func() error) error {
 			break
 		}
 	}
+	s.noteLoss(err)
 	switch {
-	case errors.Is(err, context.Canceled): // The client left: that says nothing of the database.
+	case errors.Is(ctx.Err(), context.Canceled): // The client left, which says nothing about the database.
 	case unavailable(err):
 		s.answered.Store(0)
 	default:
 		s.answered.Store(time.Now().UnixNano())
 	}
-	if schemaGone(err) {
-		s.prepareAgain()
-	}
 	return err
-}
-
-// schemaGone reports whether the tables are not there: the database was replaced by an empty one.
-func schemaGone(err error) bool {
-	var answer *pgconn.PgError
-	return errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000") // no such table, schema
-}
-
-// prepareAgain takes the store out of use until the schema is there again.
-func (s *store) prepareAgain() {
-	waiting := "the database is empty; preparing it again"
-	s.state.Store(&waiting)
-	select {
-	case s.lost <- struct{}{}:
-	default: // Said already.
-	}
 }
 
 var errNotPrepared = errors.New("the database is not prepared yet")
@@ -203,6 +212,13 @@ func repeatable(err error) bool {
 		return false
 	}
 	return broken(err)
+}
+
+// schemaMissing reports whether tables are gone that were there: the database was replaced.
+func schemaMissing(err error) bool {
+	var answer *pgconn.PgError
+	return errors.Is(err, errTablesMissing) ||
+		errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000") // table, schema
 }
 
 // broken reports whether err is about the connection and not about what was asked.
@@ -239,8 +255,8 @@ func unavailable(err error) bool {
 		case "08", "40", "53", "55", "57": // connection, rollback, resources, lock timeout, intervention
 			return true
 		}
-		return answer.Code == "25006" || schemaGone(err) // read-only: a replica that is not promoted yet
+		return schemaMissing(err) || answer.Code == "25006" // read-only: a replica that is not promoted yet
 	}
-	return errors.Is(err, errNotPrepared) ||
+	return errors.Is(err, errNotPrepared) || errors.Is(err, errTablesMissing) ||
 		errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || broken(err)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"strconv"
 
 	"github.com/shopset/shopset/examples/platform/shopapi"
@@ -13,7 +12,7 @@ import (
 
 // checkout buys what is in the cart; the package's documentation has the algorithm.
 func (s *Server) checkout(w http.ResponseWriter, r *http.Request, v visit) {
-	filled, err := readCheckout(r)
+	was, err := checkoutForm(r)
 	if err != nil {
 		problem(w, r, v, err)
 		return
@@ -22,7 +21,7 @@ func (s *Server) checkout(w http.ResponseWriter, r *http.Request, v visit) {
 		http.Redirect(w, r, "/cart", http.StatusSeeOther)
 		return
 	}
-	state, order, p, err := s.store.begin(r.Context(), v.keys(), filled)
+	state, order, p, err := s.store.begin(r.Context(), v.keys(), was)
 	if err != nil {
 		s.checkouts.WithLabelValues("unavailable").Inc()
 		problem(w, r, v, err)
@@ -36,41 +35,43 @@ func (s *Server) checkout(w http.ResponseWriter, r *http.Request, v visit) {
 		s.buy(w, r, v, p)
 	case "changed":
 		s.checkouts.WithLabelValues("nothing").Inc()
-		toChangedCart(w, r)
+		http.Redirect(w, r, "/cart?notice=changed", http.StatusSeeOther)
 	default:
 		s.checkouts.WithLabelValues("nothing").Inc()
 		http.Redirect(w, r, "/cart", http.StatusSeeOther)
 	}
 }
 
-// checkoutForm is what the Buy button sends: what the page showed.
-type checkoutForm struct {
-	// token is the generation of the cart.
-	token string
-	seen  string
-	total int64
-}
-
-// seenForm is what seen makes.
-var seenForm = regexp.MustCompile(`^([0-9]{1,19}x[0-9]{1,2}( [0-9]{1,19}x[0-9]{1,2})*)?$`)
-
-func readCheckout(r *http.Request) (f checkoutForm, err error) {
+// checkoutForm reads the generation and what was shown. A form without the latter shows the cart again.
+func checkoutForm(r *http.Request) (shown, error) {
 	if err := form(r); err != nil {
-		return f, err
+		return shown{}, err
 	}
-	f.token, f.seen = r.PostForm.Get("token"), r.PostForm.Get("seen")
-	f.total, err = strconv.ParseInt(r.PostForm.Get("total"), 10, 64)
-	if err != nil || !sessionForm.MatchString(f.token) || len(f.seen) > 4096 || !seenForm.MatchString(f.seen) {
-		return f, &refused{http.StatusBadRequest, "This form is not complete. Please go to the cart and press Buy again."}
+	was := shown{token: r.PostForm.Get("token"), lines: r.PostForm.Get("lines")}
+	if !sessionForm.MatchString(was.token) {
+		return shown{}, &refused{http.StatusBadRequest, "This form is not complete. Please go to the cart and press Buy again."}
 	}
-	return f, nil
+	var err error
+	if was.totalCents, err = strconv.ParseInt(r.PostForm.Get("total"), 10, 64); err != nil {
+		was.lines = ""
+	}
+	return was, nil
 }
 
 // buy places the order of a frozen purchase.
 func (s *Server) buy(w http.ResponseWriter, r *http.Request, v visit, p purchase) {
 	// A browser that goes away does not stop a purchase half-way; the calls have their own timeouts.
 	ctx := context.WithoutCancel(r.Context())
-	order, err := s.client.PlaceOrder(ctx, "cart-"+p.generation, shopapi.OrderRequest{Shop: v.shop.ID, Lines: p.lines, ExpectedCents: &p.total})
+	order, err := s.client.PlaceOrder(ctx, "cart-"+p.generation,
+		shopapi.OrderRequest{Shop: v.shop.ID, Lines: p.lines, ExpectedTotalCents: p.totalCents})
+	if earlier := orderOfKey(err); earlier != "" {
+		// This generation was bought before, and Redis forgot it. That is the purchase.
+		order, err = s.client.Order(ctx, v.shop.ID, earlier)
+		p.lines = nil
+		for _, line := range order.Lines {
+			p.lines = append(p.lines, shopapi.LineRequest{Product: line.Product, Quantity: line.Quantity})
+		}
+	}
 	if shopapi.Unavailable(err) {
 		s.checkouts.WithLabelValues("unavailable").Inc()
 		slog.Warn("checkout", "error", err, "shop", v.shop.ID)
@@ -80,10 +81,10 @@ func (s *Server) buy(w http.ResponseWriter, r *http.Request, v visit, p purchase
 	}
 	if err != nil {
 		s.checkouts.WithLabelValues("refused").Inc()
-		if err := s.store.abort(ctx, v.keys(), p, codeOf(err) == shopapi.CodeKeyReused); err != nil {
+		if err := s.store.abort(ctx, v.keys(), p); err != nil {
 			slog.Warn("checkout: drop a refused purchase", "error", err, "shop", v.shop.ID)
 		}
-		refuse(w, r, v, err)
+		refuse(w, v, err)
 		return
 	}
 	if err := s.store.finish(ctx, v.keys(), p, order.ID); err != nil {
@@ -95,35 +96,34 @@ func (s *Server) buy(w http.ResponseWriter, r *http.Request, v visit, p purchase
 	toOrder(w, r, order.ID)
 }
 
-// refuse shows why the api did not take the order.
-func refuse(w http.ResponseWriter, r *http.Request, v visit, err error) {
-	switch codeOf(err) {
-	case shopapi.CodePriceChange, shopapi.CodeKeyReused:
-		toChangedCart(w, r)
-		return
-	case shopapi.CodeOutOfStock:
-		var answer *shopapi.Error
-		if errors.As(err, &answer) {
-			message(w, http.StatusConflict, v.shop, "Sold out", answer.Problem.Message+". Please change your cart.")
-			return
-		}
-	}
-	slog.Warn("checkout refused", "error", err, "shop", v.shop.ID)
-	message(w, http.StatusConflict, v.shop, "That did not work",
-		"This order cannot be placed: something in the cart is not sold any more. Please check it.")
-}
-
-// codeOf is the api's word for why it refused; empty when it did not.
-func codeOf(err error) string {
+// orderOfKey is the order that was placed with a key that the api refused for another one.
+func orderOfKey(err error) string {
 	var answer *shopapi.Error
-	if errors.As(err, &answer) {
-		return answer.Problem.Code
+	if errors.As(err, &answer) && answer.Problem.Code == shopapi.CodeKeyReused && shopapi.ValidOrder(answer.Problem.Order) {
+		return answer.Problem.Order
 	}
 	return ""
 }
 
-func toChangedCart(w http.ResponseWriter, r *http.Request) {
-	http.Redirect(w, r, "/cart?notice=changed", http.StatusSeeOther)
+// refuse shows why the api did not take the order.
+func refuse(w http.ResponseWriter, v visit, err error) {
+	code := ""
+	var answer *shopapi.Error
+	if errors.As(err, &answer) {
+		code = answer.Problem.Code
+	}
+	switch code {
+	case shopapi.CodeOutOfStock:
+		message(w, http.StatusConflict, v.shop, "Sold out", answer.Problem.Message+". Please change your cart.")
+		return
+	case shopapi.CodePriceChanged:
+		message(w, http.StatusConflict, v.shop, "A price has changed",
+			"A price has changed since you looked at your cart. Nothing was bought. Please check the cart and press Buy again.")
+		return
+	}
+	slog.Warn("checkout refused", "error", err, "shop", v.shop.ID)
+	message(w, http.StatusConflict, v.shop, "That did not work",
+		"This order cannot be placed: something in the cart is not sold any more. Please check it.")
 }
 
 func toOrder(w http.ResponseWriter, r *http.Request, order string) {

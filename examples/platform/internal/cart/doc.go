@@ -4,6 +4,7 @@
 //
 //   - One click on "Buy" is one order, also when it is two clicks, a reload, a retry after a lost
 //     answer, or all of them at once on different replicas; and the cart is emptied once.
+//   - Nothing is bought that the page did not show: lines or prices that changed since show the cart again.
 //   - A failing api or Redis costs no cart: the page says 503, what was in the cart is still there.
 //   - A session cookie is worthless on another shop, cannot be made or changed without a key, and
 //     survives a change of keys: the first of COOKIE_KEYS signs, all verify.
@@ -12,15 +13,16 @@
 //     after CART_TTL.
 //
 // A cart is a Redis hash with a generation, a random word that changes with each completed
-// purchase. It is in the form of the checkout, and the api's idempotency key is made of it:
+// purchase. It is in the form of the checkout, with a hash of the lines and the total that the page
+// showed, and the api's idempotency key is made of it:
 //
-//	checkout(token, lines and total that the page showed):
+//	checkout(token, lines, total):
 //	  begin (one script): was token completed?      → go to that order
 //	                      is a purchase pending?    → take it, whatever else is in the cart now
-//	                      token is not the cart's generation, its lines are not those that were shown,
-//	                      or nothing in it → show the cart
-//	                      else freeze lines, total and generation as the pending purchase, and take it
-//	  order at the api with the key of the pending generation
+//	                      token is not the cart's generation, its lines are others, or none → show the cart
+//	                      else freeze generation, total and lines as the pending purchase, and take it
+//	  order at the api with the key of the pending generation, for that total or not at all
+//	  key used: the order of that key is the purchase (Redis had forgotten it), as if placed
 //	  refused:  drop the pending purchase, show why
 //	  unknown:  keep it, 503; the next checkout takes the same purchase with the same key
 //	  placed:   finish (one script, does nothing the second time): note token → order, take the bought

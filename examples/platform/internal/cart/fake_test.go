@@ -22,12 +22,14 @@ type fakeAPI struct {
 	lines  map[string]string
 	// mode is what happens to orders: "", "down", "lost" (placed, answer cut), "refused".
 	mode string
+	// price of everything.
+	price int64
 	// during runs while an order is under way.
 	during func()
 }
 
 func newAPI(t *testing.T) *fakeAPI {
-	f := &fakeAPI{orders: map[string]shopapi.Order{}, lines: map[string]string{}}
+	f := &fakeAPI{orders: map[string]shopapi.Order{}, lines: map[string]string{}, price: 150}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/hosts/{host}", func(w http.ResponseWriter, r *http.Request) {
 		id, rest, _ := strings.Cut(r.PathValue("host"), ".")
@@ -38,7 +40,9 @@ func newAPI(t *testing.T) *fakeAPI {
 		json.NewEncoder(w).Encode(shopapi.Shop{ID: id, Host: r.PathValue("host"), Name: "<Alder>", Currency: "EUR"})
 	})
 	product := func(id int64) shopapi.Product {
-		return shopapi.Product{ID: id, Name: fmt.Sprintf("<script>%d</script>", id), PriceCents: 150, Currency: "EUR", Stock: 9}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return shopapi.Product{ID: id, Name: fmt.Sprintf("<script>%d</script>", id), PriceCents: f.price, Currency: "EUR", Stock: 9}
 	}
 	mux.HandleFunc("GET /v1/shops/{shop}/products", func(w http.ResponseWriter, r *http.Request) {
 		var page shopapi.ProductPage
@@ -80,6 +84,17 @@ func (f *fakeAPI) set(mode string, during func()) {
 	f.mode, f.during = mode, during
 }
 
+func (f *fakeAPI) setPrice(cents int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.price = cents
+}
+
+func problem(w http.ResponseWriter, status int, p shopapi.Problem) {
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": p})
+}
+
 func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	mode, during := f.mode, f.during
@@ -94,8 +109,7 @@ func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 	key, lines := r.Header.Get(shopapi.KeyHeader), fmt.Sprint(request.Lines)
 	if order, known := f.orders[key]; known && mode != "down" {
 		if f.lines[key] != lines {
-			w.WriteHeader(422)
-			json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": {Code: shopapi.CodeKeyReused, Message: "this key was used"}})
+			problem(w, 422, shopapi.Problem{Code: shopapi.CodeKeyReused, Message: "reused", Order: order.ID})
 			return
 		}
 		if mode == "lost" {
@@ -105,25 +119,23 @@ func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(order)
 		return
 	}
-	total := int64(0)
-	for _, line := range request.Lines {
-		total += 150 * int64(line.Quantity)
-	}
-	if expected := request.ExpectedCents; expected == nil || *expected != total {
-		w.WriteHeader(409)
-		json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": {Code: shopapi.CodePriceChange, Message: "the total is another one"}})
-		return
-	}
 	switch mode {
 	case "down":
 		w.WriteHeader(503)
 		return
 	case "refused":
-		w.WriteHeader(409)
-		json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": {Code: shopapi.CodeOutOfStock, Message: "The <kettle> is out of stock"}})
+		problem(w, 409, shopapi.Problem{Code: shopapi.CodeOutOfStock, Message: "The <kettle> is out of stock"})
 		return
 	}
-	order := shopapi.Order{ID: fmt.Sprintf("ORDER%021d", len(f.orders)), Shop: request.Shop, TotalCents: 1, Currency: "EUR"}
+	order := shopapi.Order{ID: fmt.Sprintf("ORDER%021d", len(f.orders)), Shop: request.Shop, Currency: "EUR"}
+	for _, line := range request.Lines {
+		order.Lines = append(order.Lines, shopapi.OrderLine{Product: line.Product, Quantity: line.Quantity, UnitCents: f.price})
+		order.TotalCents += f.price * int64(line.Quantity)
+	}
+	if request.ExpectedTotalCents != nil && *request.ExpectedTotalCents != order.TotalCents {
+		problem(w, 409, shopapi.Problem{Code: shopapi.CodePriceChanged, Message: "another total"})
+		return
+	}
 	order.ID = strings.NewReplacer("0", "A", "1", "B", "8", "C", "9", "D").Replace(order.ID)
 	f.orders[key], f.lines[key] = order, lines
 	if mode == "lost" {

@@ -26,11 +26,10 @@ type page struct {
 	Lines      []pageLine
 	TotalCents int64
 	Token      string
-	// Seen and TotalCents go back with the Buy button: only what was shown is bought.
-	Seen    string
-	Pending bool
-	Notice  string
-	Order   shopapi.Order
+	LinesHash  string
+	Pending    bool
+	Notice     string
+	Order      shopapi.Order
 }
 
 // pageLine is a line of the cart. Gone says that the shop does not have the product any more.

@@ -30,24 +30,36 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 return 'ok'`)
 
-// beginScript: KEYS cart, pending, done of the token; ARGV token, seconds, lines that the buyer has seen,
-// their total. Only what was seen is bought.
+// beginScript: KEYS cart, pending, done of the token; ARGV token, seconds, hash of the lines that were
+// shown, total that was shown. A number is longer or, as text, greater than every smaller one.
 var beginScript = rueidis.NewLuaScript(`
 local order = redis.call('GET', KEYS[3])
 if order then return {'done', order} end
 local pending = redis.call('GET', KEYS[2])
-if pending then return {'pending', pending} end
-local all = redis.call('HGETALL', KEYS[1])
-local gen, lines = '', {}
-for i = 1, #all, 2 do
-  if all[i] == 'gen' then gen = all[i+1] else table.insert(lines, {all[i], all[i+1]}) end
+if pending then
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
+  return {'pending', pending}
 end
-if #lines == 0 then return {'empty', ''} end
-table.sort(lines, function(a, b) return tonumber(a[1]) < tonumber(b[1]) end)
-for i, line in ipairs(lines) do lines[i] = line[1] .. 'x' .. line[2] end
-local now = table.concat(lines, ' ')
-if gen ~= ARGV[1] or now ~= ARGV[3] then return {'changed', ''} end
-local frozen = gen .. '\n' .. ARGV[4] .. '\n' .. now
+local all = redis.call('HGETALL', KEYS[1])
+local gen, products, quantities = '', {}, {}
+for i = 1, #all, 2 do
+  if all[i] == 'gen' then
+    gen = all[i+1]
+  else
+    products[#products+1] = all[i]
+    quantities[all[i]] = all[i+1]
+  end
+end
+if #products == 0 then return {'empty', ''} end
+table.sort(products, function(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end)
+local lines = ''
+for _, product in ipairs(products) do lines = lines .. '\n' .. product .. ' ' .. quantities[product] end
+if gen ~= ARGV[1] or redis.sha1hex(lines) ~= ARGV[3] then return {'changed', ''} end
+local frozen = gen .. '\n' .. ARGV[4] .. lines
 redis.call('SET', KEYS[2], frozen, 'EX', ARGV[2])
 return {'pending', frozen}`)
 
@@ -58,6 +70,7 @@ if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[3])
 local pending = redis.call('GET', KEYS[2])
 if pending and string.sub(pending, 1, #ARGV[1]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+if redis.call('HGET', KEYS[1], 'gen') ~= ARGV[1] then return 1 end
 for i = 5, #ARGV, 2 do
   local had = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0')
   if had > tonumber(ARGV[i+1]) then
@@ -73,10 +86,8 @@ else
 end
 return 1`)
 
-// abortScript: KEYS cart, pending; ARGV generation, new generation or nothing. A new one is for a key that
-// stands for something else at the api: with it the cart could never be bought.
+// abortScript: KEYS pending; ARGV generation.
 var abortScript = rueidis.NewLuaScript(`
-if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'gen') == ARGV[1] then redis.call('HSET', KEYS[1], 'gen', ARGV[2]) end
-local pending = redis.call('GET', KEYS[2])
-if pending and string.sub(pending, 1, #ARGV[1]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
+local pending = redis.call('GET', KEYS[1])
+if pending and string.sub(pending, 1, #ARGV[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0`)

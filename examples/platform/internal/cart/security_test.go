@@ -110,10 +110,7 @@ func TestWrongInput(t *testing.T) {
 		{"/cart/checkout", "", 400},
 		{"/cart/checkout", "token=" + strings.Repeat("A", 25), 400},
 		{"/cart/checkout", "token=" + strings.Repeat("a", 26), 400},
-		{"/cart/checkout", "token=" + strings.Repeat("A", 26), 400},
-		{"/cart/checkout", "token=" + strings.Repeat("A", 26) + "&seen=1x&total=1", 400},
-		{"/cart/checkout", "token=" + strings.Repeat("A", 26) + "&seen=1x2&total=x", 400},
-		{"/cart/checkout", "token=" + strings.Repeat("A", 26) + "&seen=1x2&total=300", 303},
+		{"/cart/checkout", "token=" + strings.Repeat("A", 26), 303},
 		{"/cart/nothing", "", 404},
 	} {
 		request := httptest.NewRequest("POST", test.path, strings.NewReader(test.form))

@@ -224,11 +224,10 @@ func (s *Server) fill(ctx context.Context, v visit, p *page) error {
 	if err != nil {
 		return err
 	}
-	p.Token, p.Pending = c.generation, c.pending
+	p.Token, p.LinesHash, p.Pending = c.generation, linesHash(c.lines), c.pending
 	if c.pending && p.Token == "" {
 		p.Token = newSession() // Any token takes up the pending purchase.
 	}
-	p.Seen = seen(c.lines)
 	if len(c.lines) == 0 {
 		return nil
 	}

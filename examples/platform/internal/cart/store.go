@@ -3,6 +3,8 @@ package cart
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -186,28 +188,33 @@ func (s *store) set(ctx context.Context, k keys, product int64, quantity int) er
 	return err
 }
 
+// linesHash identifies the lines of a cart, which are sorted. beginScript makes the same.
+func linesHash(lines []shopapi.LineRequest) string {
+	h := sha1.New()
+	for _, line := range lines {
+		fmt.Fprintf(h, "\n%d %d", line.Product, line.Quantity)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// shown is what the page of the cart showed to who pressed Buy.
+type shown struct {
+	token, lines string
+	totalCents   int64
+}
+
 // purchase is a frozen purchase.
 type purchase struct {
 	generation string
+	totalCents *int64 // nil in one that an earlier release has begun
 	lines      []shopapi.LineRequest
-	// total that the buyer has seen, in cents.
-	total int64
-}
-
-// seen is what a cart's page shows, as the form sends it back: the lines, sorted.
-func seen(lines []shopapi.LineRequest) string {
-	texts := make([]string, len(lines))
-	for i, line := range lines {
-		texts[i] = fmt.Sprintf("%dx%d", line.Product, line.Quantity)
-	}
-	return strings.Join(texts, " ")
 }
 
 // begin starts or takes up a purchase. state is done (with the order), pending (with the
 // purchase), empty or changed.
-func (s *store) begin(ctx context.Context, k keys, f checkoutForm) (state, order string, p purchase, err error) {
-	answer, err := run(ctx, s, beginScript, []string{k.cart(), k.pending(), k.completed(f.token)},
-		[]string{f.token, s.seconds(), f.seen, strconv.FormatInt(f.total, 10)}, asTexts)
+func (s *store) begin(ctx context.Context, k keys, was shown) (state, order string, p purchase, err error) {
+	answer, err := run(ctx, s, beginScript, []string{k.cart(), k.pending(), k.completed(was.token)},
+		[]string{was.token, s.seconds(), was.lines, strconv.FormatInt(was.totalCents, 10)}, asTexts)
 	if err != nil {
 		return "", "", p, err
 	}
@@ -217,29 +224,25 @@ func (s *store) begin(ctx context.Context, k keys, f checkoutForm) (state, order
 	if answer[0] != "pending" {
 		return answer[0], answer[1], p, nil
 	}
-	p, err = parsePurchase(answer[1])
-	return answer[0], "", p, err
-}
-
-// parsePurchase reads what beginScript froze: generation, total, lines.
-func parsePurchase(frozen string) (p purchase, err error) {
-	parts := strings.Split(frozen, "\n")
-	if len(parts) != 3 {
-		return p, fmt.Errorf("Redis: a pending purchase has %d parts, want 3", len(parts))
-	}
+	parts := strings.Split(answer[1], "\n")
 	p.generation = parts[0]
-	if p.total, err = strconv.ParseInt(parts[1], 10, 64); err != nil {
-		return p, fmt.Errorf("Redis: total of a pending purchase: %w", err)
-	}
-	for _, part := range strings.Fields(parts[2]) {
-		product, quantity, _ := strings.Cut(part, "x")
+	for _, part := range parts[1:] {
+		product, quantity, isLine := strings.Cut(part, " ")
+		if !isLine {
+			total, err := strconv.ParseInt(part, 10, 64)
+			if err != nil {
+				return "", "", p, err
+			}
+			p.totalCents = &total
+			continue
+		}
 		line, err := parseLine(product, quantity)
 		if err != nil {
-			return p, err
+			return "", "", p, err
 		}
 		p.lines = append(p.lines, line)
 	}
-	return p, nil
+	return answer[0], "", p, nil
 }
 
 // finish notes the order of a purchase and takes what was bought out of the cart, once.
@@ -252,12 +255,8 @@ func (s *store) finish(ctx context.Context, k keys, p purchase, order string) er
 	return err
 }
 
-// abort drops a purchase that the api refused; with renew the cart gets another generation.
-func (s *store) abort(ctx context.Context, k keys, p purchase, renew bool) error {
-	next := ""
-	if renew {
-		next = rand.Text()
-	}
-	_, err := run(ctx, s, abortScript, []string{k.cart(), k.pending()}, []string{p.generation, next}, asNumber)
+// abort drops a purchase that the api refused.
+func (s *store) abort(ctx context.Context, k keys, p purchase) error {
+	_, err := run(ctx, s, abortScript, []string{k.pending()}, []string{p.generation}, asNumber)
 	return err
 }

@@ -19,7 +19,7 @@
 //	SHOP/fragment/KIND-ID      a product as it looks in a list or on its own page
 //
 // The key of each file (package filecache) holds the version of its theme: the format of compiled
-// templates, all source files, and the shop's own settings; that of a fragment also the product. A
+// templates, all source files, the style sheet, and the shop's own settings; that of a fragment also the product. A
 // file that is missing, torn or of another version is made anew, once, however many ask at the same
 // moment. The names do not vary with versions, so the folder does not grow with them.
 //

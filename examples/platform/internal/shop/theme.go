@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"maps"
 	"path"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 
@@ -42,25 +43,29 @@ var themeFiles = sync.OnceValue(func() map[string]string {
 	return files
 })
 
-// sourcesKey identifies all sources together. What code makes of them is in tpl.FormatVersion: raise it when
-// themeOf, utilities or tpl change.
-var sourcesKey = sync.OnceValue(func() string {
-	files := themeFiles()
-	names := make([]string, 0, len(files))
-	for name := range files {
-		names = append(names, name)
+// versions are those of the shops' themes by shop. A theme is the same as long as the program runs.
+var versions sync.Map
+
+// themeVersion identifies a shop's theme.
+func themeVersion(shop shopapi.Shop) string {
+	if known, ok := versions.Load(shop.ID); ok {
+		return known.(string)
 	}
-	sort.Strings(names)
-	parts := []string{tpl.FormatVersion, utilities("$accent"), fmt.Sprint(palettes, papers, fonts, claims)}
-	for _, name := range names {
-		parts = append(parts, name, files[name])
+	version := themeOf(shop).version()
+	versions.Store(shop.ID, version)
+	return version
+}
+
+// version is made of everything that is compiled, so that nothing can change without it.
+func (t theme) version() string {
+	parts := []string{"theme", tpl.FormatVersion, t.style}
+	for _, values := range []map[string]string{t.files, t.constants} {
+		parts = append(parts, fmt.Sprint(len(values)))
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			parts = append(parts, name, values[name])
+		}
 	}
 	return filecache.Key(parts...)
-})
-
-// themeVersion identifies a shop's theme without making it.
-func themeVersion(shop shopapi.Shop) string {
-	return filecache.Key("theme", sourcesKey(), shop.ID)
 }
 
 var (

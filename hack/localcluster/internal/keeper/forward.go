@@ -1,15 +1,19 @@
 package keeper
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strconv"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shopset/shopset/hack/localcluster/internal/component"
-	"github.com/shopset/shopset/hack/localcluster/internal/subnet"
 )
 
 const dialTimeout = 5 * time.Second
@@ -67,48 +71,40 @@ func reset(conn net.Conn) {
 }
 
 // relayDNS answers queries on port 53 of the host's end of the link with what a name server says,
-// which the node itself cannot reach. Linux takes packets for an address of its own at any interface, so
-// whoever is not of the cluster gets no answer.
-func relayDNS(plan subnet.Plan, resolver netip.AddrPort) error {
-	address := netip.AddrPortFrom(plan.Host, 53)
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(address))
+// which the node itself cannot reach. It hears only what comes over the link: an address of this
+// machine can be reached from outside, too.
+func relayDNS(link string, host netip.Addr, resolver netip.AddrPort) error {
+	conn, listener, err := listenOn(link, netip.AddrPortFrom(host, 53))
 	if err != nil {
 		return fmt.Errorf("DNS relay: %w", err)
 	}
-	listener, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(address))
-	if err != nil {
-		_ = conn.Close()
-		return fmt.Errorf("DNS relay: %w", err)
-	}
-	ours := func(from netip.Addr) bool {
-		from = from.Unmap()
-		return from == plan.Node || plan.Pods.Contains(from)
-	}
-	go serve(insiders{listener, ours}, resolver.String())
-	go relayUDP(conn, resolver, ours)
+	go serve(listener, resolver.String())
+	go relayUDP(conn, resolver)
 	return nil
 }
 
-// insiders is a listener that closes connections of others at once.
-type insiders struct {
-	net.Listener
-	ours func(netip.Addr) bool
-}
-
-func (l insiders) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if from, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil && l.ours(from.Addr()) {
-			return conn, nil
-		}
-		_ = conn.Close()
+// listenOn listens for what comes in by one interface.
+func listenOn(link string, address netip.AddrPort) (*net.UDPConn, net.Listener, error) {
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var failure error
+		err := raw.Control(func(fd uintptr) {
+			failure = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, link)
+		})
+		return errors.Join(err, failure)
+	}}
+	packets, err := config.ListenPacket(context.Background(), "udp4", address.String())
+	if err != nil {
+		return nil, nil, err
 	}
+	listener, err := config.Listen(context.Background(), "tcp4", address.String())
+	if err != nil {
+		_ = packets.Close()
+		return nil, nil, err
+	}
+	return packets.(*net.UDPConn), listener, nil
 }
 
-func relayUDP(conn *net.UDPConn, resolver netip.AddrPort, ours func(netip.Addr) bool) {
+func relayUDP(conn *net.UDPConn, resolver netip.AddrPort) {
 	for {
 		query := make([]byte, 4096)
 		n, client, err := conn.ReadFromUDPAddrPort(query)
@@ -116,7 +112,7 @@ func relayUDP(conn *net.UDPConn, resolver netip.AddrPort, ours func(netip.Addr) 
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
-		if n < dnsHeader || !ours(client.Addr()) {
+		if n < dnsHeader {
 			continue
 		}
 		go func() {

@@ -160,7 +160,7 @@ func (k *keeper) listen() error {
 		k.record.Publish = append(k.record.Publish, f)
 	}
 	if k.spec.Resolver.IsValid() {
-		if err := relayDNS(k.spec.Plan, k.spec.Resolver); err != nil {
+		if err := relayDNS(subnet.HostLink(k.spec.Layout.ID()), k.spec.Plan.Host, k.spec.Resolver); err != nil {
 			slog.Warn("outside names will not resolve", "err", err)
 		}
 	}

@@ -1,0 +1,81 @@
+package proxy
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+// tunnels are the connections that were taken over after an answer 101: WebSockets, mostly. From there
+// on the proxy knows nothing of what passes, only whether something does.
+type tunnels struct {
+	mu   sync.Mutex
+	all  map[*tunnel]bool
+	shut bool
+}
+
+// tunnel is the upstream's side of one. When it is closed, the client's is closed, too.
+type tunnel struct {
+	io.ReadWriteCloser
+	owner *tunnels
+	limit time.Duration
+	idle  *time.Timer
+	age   *time.Timer
+	once  sync.Once
+	err   error
+}
+
+func (t *tunnels) open(upstream io.ReadWriteCloser, limits *Limits) *tunnel {
+	opened := &tunnel{ReadWriteCloser: upstream, owner: t, limit: limits.UpgradedIdleTimeout}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.all == nil {
+		t.all = map[*tunnel]bool{}
+	}
+	t.all[opened] = true
+	end := func() { _ = opened.Close() } // Both sides see it; there is nobody else to tell.
+	opened.idle = time.AfterFunc(limits.UpgradedIdleTimeout, end)
+	opened.age = time.AfterFunc(limits.UpgradedAge, end)
+	if t.shut {
+		go end()
+	}
+	return opened
+}
+
+// close ends all tunnels, and those that are opened later.
+func (t *tunnels) close() {
+	t.mu.Lock()
+	t.shut = true
+	all := make([]*tunnel, 0, len(t.all))
+	for open := range t.all {
+		all = append(all, open)
+	}
+	t.mu.Unlock()
+	for _, open := range all {
+		_ = open.Close()
+	}
+}
+
+func (t *tunnel) Read(p []byte) (int, error) {
+	n, err := t.ReadWriteCloser.Read(p)
+	t.idle.Reset(t.limit)
+	return n, err
+}
+
+func (t *tunnel) Write(p []byte) (int, error) {
+	n, err := t.ReadWriteCloser.Write(p)
+	t.idle.Reset(t.limit)
+	return n, err
+}
+
+func (t *tunnel) Close() error {
+	t.once.Do(func() {
+		t.owner.mu.Lock()
+		t.idle.Stop()
+		t.age.Stop()
+		delete(t.owner.all, t)
+		t.owner.mu.Unlock()
+		t.err = t.ReadWriteCloser.Close()
+	})
+	return t.err
+}

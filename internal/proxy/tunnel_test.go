@@ -1,0 +1,79 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+)
+
+// echoing is an upstream that takes connections over and sends back what it gets.
+func echoing(t *testing.T) string {
+	t.Helper()
+	return upstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+		io.Copy(conn, buffered)
+	}).URL
+}
+
+// upgrade takes a connection through a proxy over.
+func upgrade(t *testing.T, e *edge) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	conn := raw(t, e.http, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(response, err)
+	}
+	response.Body.Close()
+	return conn, reader
+}
+
+// TestUpgradedConnectionsEnd has clients that hold on to a WebSocket for ever, silent and busy ones.
+func TestUpgradedConnectionsEnd(t *testing.T) {
+	shop := toShop(echoing(t))
+	for name, limits := range map[string]string{
+		"silent": "limits: {upgradedIdleTimeout: 50ms}\n",
+		"old":    "limits: {upgradedAge: 50ms}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, shop+limits)
+			conn, reader := upgrade(t, e)
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				for name == "old" { // never silent
+					if _, err := io.WriteString(conn, "x"); err != nil {
+						return
+					}
+					if _, err := reader.ReadByte(); err != nil {
+						return
+					}
+				}
+				io.Copy(io.Discard, reader)
+			}()
+			eventually(t, "the connection is gone", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
+			<-ended
+		})
+	}
+}
+
+// TestAStopEndsUpgradedConnections lets the clients of WebSockets go elsewhere.
+func TestAStopEndsUpgradedConnections(t *testing.T) {
+	e := start(t, toShop(echoing(t)))
+	_, reader := upgrade(t, e)
+	if err := e.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := reader.ReadByte(); err == nil {
+		t.Error("the client was sent something")
+	}
+	eventually(t, "the connection is gone", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
+}
