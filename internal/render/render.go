@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"text/template"
 	"text/template/parse"
 	"unicode/utf8"
@@ -174,8 +175,15 @@ func (t *Template) render(environment map[string]any, budget *Budget) (string, e
 	if err := parsed.Execute(out, environment); err != nil {
 		return "", explain(t.Name, err)
 	}
+	if before, _, found := strings.Cut(out.String(), noValue); found {
+		return "", &Error{Name: t.Name, Problem: fmt.Sprintf("line %d of the result would hold %s: something that is not there was looked up, perhaps by index or get",
+			1+strings.Count(before, "\n"), noValue)}
+	}
 	return out.String(), nil
 }
+
+// noValue is what text/template writes for nil.
+const noValue = "<no value>"
 
 // parse reads a Go template and its partials.
 func (t *Template) parse(functions template.FuncMap) (*template.Template, error) {

@@ -41,6 +41,11 @@ func TestText(t *testing.T) {
 		{name: "indexed printf", template: `{{ printf "%[1]s%[1]s" "x" }}`,
 			err: `/etc/c line 1: error calling printf: printf: a width or precision has three digits at most, and there are no * and [n]`},
 		{name: "printf", template: `{{ printf "%5.2f|%-8s|%q" 1.5 .SHOP_URL "x" | len }}`, want: "28"},
+		{name: "index of nothing", template: "a\n{{ index . \"NONE\" }}",
+			err: "/etc/c: line 2 of the result would hold <no value>: something that is not there was looked up, perhaps by index or get"},
+		{name: "nested very deep", template: strings.Repeat("{{ if .SHOP_URL }}", 10_000) + "x" + strings.Repeat("{{ end }}", 10_000), want: "x"},
+		{name: "a map that holds itself", template: `{{ $d := dict }}{{ $e := dict "d" $d }}{{ $_ := set $d "e" $e }}{{ $d }}`,
+			err: "/etc/c: rendering makes values of more than 512 KiB on the way"},
 		{name: "loop", template: "{{ range 3 }}{{ . }}{{ end }}", want: "012"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
