@@ -20,6 +20,11 @@
 //     the next one: each bears the process that made it in a label. No helper container is needed.
 //   - Tests run in parallel: addresses and ports are chosen anew for each container and mock.
 //
+// Beyond single requests: RunMatrix tries an image with every pair of values of its variables,
+// AssertEnvironmentUsed and AssertNoLeftovers find misspelt variables and templates that were not rendered,
+// and AssertSame sends the same requests to two images, or an image and a machine, and tells where they
+// differ.
+//
 // Mocks live in the process of the test. Containers reach them at the address of the engine's bridge on
 // Linux, at host.docker.internal where the engine is in a virtual machine (Docker Desktop), and at the own
 // address when the test itself runs in a container on that bridge.
