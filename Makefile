@@ -60,7 +60,7 @@ test-e2e: up ## Tests of the whole path in the cluster
 test-containertester: tools ## Tests of containertester with a real nginx image
 	@$(TOOLS)/image build nginx-proxy
 	@echo "== containertester"; cd containertester && CGO_ENABLED=0 go test -c -o $(TOOLS)/containertester.test .
-	@hack/with-docker containertester/testdata/run $(TOOLS)/containertester.test $(SHOPSET_STATE)/images/nginx-proxy.tar
+	@hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images/nginx-proxy.tar $(TOOLS)/containertester.test -test.count=1 -test.timeout=5m
 
 race: ## Unit tests with the race detector
 	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race
@@ -83,6 +83,11 @@ bench-entrypoint: ## shopset-entrypoint against envsubst: 100 templates, then th
 	@hack/ensure-packages gettext-base
 	@cd bench && go run ./entrypoint
 
+bench-containertester: tools ## containertester against its peers and bare calls of the engine
+	@$(TOOLS)/image build nginx-proxy
+	@cd bench && CGO_ENABLED=0 go build -o $(TOOLS)/bench-containertester ./containertester
+	@hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images/nginx-proxy.tar $(TOOLS)/bench-containertester
+
 ## Development
 
 generate: ## Generate deep copies and the CRD from api/
@@ -102,4 +107,4 @@ tools: | $(TOOLS)
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev
 
-.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint generate tools
+.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester generate tools
