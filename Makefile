@@ -86,7 +86,7 @@ bench-entrypoint: ## shopset-entrypoint against envsubst: 100 templates, then th
 bench-containertester: tools ## containertester against its peers and bare calls of the engine
 	@$(TOOLS)/image build nginx-proxy
 	@cd bench && CGO_ENABLED=0 go build -o $(TOOLS)/bench-containertester ./containertester
-	@hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images/nginx-proxy.tar $(TOOLS)/bench-containertester
+	@TESTCONTAINERS_RYUK_DISABLED=true hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images/nginx-proxy.tar $(TOOLS)/bench-containertester 2>/dev/null
 
 ## Development
 

@@ -106,13 +106,22 @@ func (q *quiet) end() error {
 	return nil
 }
 
+// startOurs waits for a page, as testcontainers-go is told to; startDefault as ours does when nobody says how.
 func startOurs(ctx context.Context, environment map[string]string) (string, func() error, error) {
+	return startReady(ctx, environment, tester.ReadyHTTP(8080, "/"))
+}
+
+func startDefault(ctx context.Context, environment map[string]string) (string, func() error, error) {
+	return startReady(ctx, environment, nil)
+}
+
+func startReady(ctx context.Context, environment map[string]string, ready tester.Ready) (string, func() error, error) {
 	t := &quiet{context: ctx}
 	var container *tester.Container
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		container = tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: environment})
+		container = tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: environment, Ready: ready})
 	}()
 	<-done
 	if container == nil {

@@ -53,7 +53,7 @@ func run(ctx context.Context) error {
 	defer app.Close()
 	environment := map[string]string{"APP_SERVER": app.Listener.Addr().String()}
 	contenders := []*contender{
-		{name: "raw", start: startRaw}, {name: "ours", start: startOurs},
+		{name: "raw", start: startRaw}, {name: "ours", start: startOurs}, {name: "default_ready", start: startDefault},
 		{name: "testcontainers", start: startTestcontainers}, {name: "dockertest", start: startDockertest},
 	}
 	for round := -1; round < *rounds; round++ { // The first round warms caches up.
