@@ -58,9 +58,9 @@ test-e2e: up ## Tests of the whole path in the cluster
 	@echo "== end to end"; go test -count=1 -timeout 20m ./test/e2e
 
 test-containertester: tools ## Tests of containertester with a real nginx image
-	@$(TOOLS)/image build nginx-proxy
+	@$(TOOLS)/image build nginx-proxy shopset-proxy
 	@echo "== containertester"; cd containertester && CGO_ENABLED=0 go test -c -o $(TOOLS)/containertester.test .
-	@hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images/nginx-proxy.tar $(TOOLS)/containertester.test -test.count=1 -test.timeout=5m
+	@hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images $(TOOLS)/containertester.test -test.count=1 -test.parallel=8 -test.timeout=5m
 
 race: ## Unit tests with the race detector
 	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race
@@ -84,9 +84,9 @@ bench-entrypoint: ## shopset-entrypoint against envsubst: 100 templates, then th
 	@cd bench && go run ./entrypoint
 
 bench-containertester: tools ## containertester against its peers and bare calls of the engine
-	@$(TOOLS)/image build nginx-proxy
+	@$(TOOLS)/image build nginx-proxy shopset-proxy
 	@cd bench && CGO_ENABLED=0 go build -o $(TOOLS)/bench-containertester ./containertester
-	@TESTCONTAINERS_RYUK_DISABLED=true hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images/nginx-proxy.tar $(TOOLS)/bench-containertester 2>/dev/null
+	@TESTCONTAINERS_RYUK_DISABLED=true hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images $(TOOLS)/bench-containertester 2>/dev/null
 
 ## Development
 

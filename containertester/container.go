@@ -1,8 +1,6 @@
 package tester
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -10,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +25,8 @@ type ContainerConfig struct {
 	Entrypoint, Command []string
 	// User replaces the image's.
 	User string
-	// Files are put into the container before it starts, by absolute path.
+	// Files are put into the container before it starts, by absolute path. With ReadOnly their folders can be
+	// written to, and none can be in /.
 	Files map[string]File
 	// Mounts are folders of this machine, by absolute path in the container.
 	Mounts map[string]string
@@ -58,6 +56,8 @@ type File struct {
 	Content string
 	// Mode; zero is 0644.
 	Mode int64
+	// UID and GID own it.
+	UID, GID int
 }
 
 // Container runs until Close, or the end of its test.
@@ -68,6 +68,7 @@ type Container struct {
 	id     string
 	port   int
 	mocks  func() []recorder
+	mayEnd bool
 
 	mu        sync.Mutex
 	addresses map[int]string
@@ -116,13 +117,21 @@ func startContainer(ctx context.Context, t TB, config ContainerConfig) (*Contain
 	if config.Ready == nil && c.port > 0 {
 		c.config.Ready = ReadyPort(c.port)
 	}
-	var made struct {
-		ID string `json:"Id"`
+	for name := range config.Files {
+		if !path.IsAbs(name) {
+			return nil, fmt.Errorf("file %s: the path must be absolute", name)
+		}
+		if config.ReadOnly && path.Dir(path.Clean(name)) == "/" {
+			return nil, fmt.Errorf("file %s: with ReadOnly it must be in a folder", name)
+		}
 	}
-	if err := e.call(ctx, http.MethodPost, "/containers/create", nil, c.creation(), &made); err != nil {
+	creation, err := c.creation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c.id, err = e.create(ctx, creation); err != nil {
 		return nil, fmt.Errorf("create: %w", err)
 	}
-	c.id = made.ID
 	if err := c.putFiles(ctx); err != nil {
 		return c, err
 	}
@@ -180,18 +189,25 @@ func (c *Container) exposed() []int {
 }
 
 // creation is the body of the engine's call.
-func (c *Container) creation() map[string]any {
-	config := &c.config
+func (c *Container) creation(ctx context.Context) (map[string]any, error) {
+	config, network := &c.config, c.engine.network
+	if config.Network != nil {
+		network = config.Network.name
+	}
+	hosts, err := c.engine.extraHosts(ctx, network)
+	if err != nil {
+		return nil, fmt.Errorf("find the mocks: %w", err)
+	}
 	exposed := map[string]struct{}{}
 	for _, port := range c.exposed() {
 		exposed[strconv.Itoa(port)+"/tcp"] = struct{}{}
 	}
 	host := map[string]any{
 		"ReadonlyRootfs": config.ReadOnly, "Memory": config.Memory, "NanoCpus": int64(config.CPUs * 1e9),
-		// Where the bridge cannot be reached, the engine publishes all ports at free ones of this machine.
-		"PublishAllPorts": c.engine.gateway == "",
+		// Where containers cannot be reached, the engine publishes all ports at free ones of its machine.
+		"PublishAllPorts": c.engine.published != "",
 		"Binds":           binds(config.Mounts), "Tmpfs": tmpfs(config.Tmpfs),
-		"ExtraHosts": c.engine.extraHosts(),
+		"ExtraHosts": hosts, "NetworkMode": network,
 	}
 	result := map[string]any{
 		"Image": config.Image, "User": config.User, "Env": environmentLines(config.Environment),
@@ -203,26 +219,22 @@ func (c *Container) creation() map[string]any {
 	if config.Command != nil {
 		result["Cmd"] = config.Command
 	}
+	if config.ReadOnly {
+		result["Volumes"] = c.fileFolders()
+	}
 	if config.Network != nil {
-		host["NetworkMode"] = config.Network.name
 		result["NetworkingConfig"] = map[string]any{"EndpointsConfig": map[string]any{
-			config.Network.name: map[string]any{"Aliases": config.Aliases},
+			network: map[string]any{"Aliases": config.Aliases},
 		}}
 	}
-	return result
+	return result, nil
 }
 
-// extraHosts gives the name of this machine, where it has none by itself.
-func (e *engine) extraHosts() []string {
-	if e.gateway == "" && runtime.GOOS == "linux" {
-		return []string{"host.docker.internal:host-gateway"}
-	}
-	return nil
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func environmentLines(environment map[string]string) []string {
 	lines := make([]string, 0, len(environment))
-	for _, name := range slices.Sorted(maps.Keys(environment)) {
+	for _, name := range sortedKeys(environment) {
 		lines = append(lines, name+"="+environment[name])
 	}
 	return lines
@@ -230,7 +242,7 @@ func environmentLines(environment map[string]string) []string {
 
 func binds(mounts map[string]string) []string {
 	var result []string
-	for _, at := range slices.Sorted(maps.Keys(mounts)) {
+	for _, at := range sortedKeys(mounts) {
 		result = append(result, mounts[at]+":"+at)
 	}
 	return result
@@ -247,34 +259,41 @@ func tmpfs(paths []string) map[string]string {
 
 // putFiles copies files in before the first start.
 func (c *Container) putFiles(ctx context.Context) error {
-	if len(c.config.Files) == 0 {
-		return nil
+	// One archive for all, unless the engine takes them for volumes alone.
+	below := map[string]map[string]File{"/": c.config.Files}
+	if c.config.ReadOnly {
+		below = c.fileFolders()
 	}
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
-	for _, name := range slices.Sorted(maps.Keys(c.config.Files)) {
-		file := c.config.Files[name]
-		if !path.IsAbs(name) {
-			return fmt.Errorf("file %s: the path must be absolute", name)
+	for _, folder := range sortedKeys(below) {
+		if len(below[folder]) == 0 {
+			continue
 		}
-		if file.Mode == 0 {
-			file.Mode = 0o644
-		}
-		header := &tar.Header{Name: strings.TrimPrefix(path.Clean(name), "/"), Mode: file.Mode, Size: int64(len(file.Content)), ModTime: time.Now()}
-		if err := w.WriteHeader(header); err != nil {
+		archive, err := archiveOf(below[folder])
+		if err != nil {
 			return err
 		}
-		if _, err := w.Write([]byte(file.Content)); err != nil {
-			return err
+		if err := c.engine.call(ctx, http.MethodPut, "/containers/"+c.id+"/archive", url.Values{"path": {folder}}, archive, nil); err != nil {
+			return fmt.Errorf("copy files into %s: %w", folder, err)
 		}
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	if err := c.engine.call(ctx, http.MethodPut, "/containers/"+c.id+"/archive", url.Values{"path": {"/"}}, &archive, nil); err != nil {
-		return fmt.Errorf("copy files: %w", err)
 	}
 	return nil
+}
+
+// fileFolders are the files by folder. With a read-only root the engine copies files into volumes alone, so
+// that each folder becomes one, with what the image has in it.
+func (c *Container) fileFolders() map[string]map[string]File {
+	folders := map[string]map[string]File{}
+	for name, file := range c.config.Files {
+		folder, base := path.Split(path.Clean(name))
+		if folder != "/" {
+			folder = strings.TrimSuffix(folder, "/")
+		}
+		if folders[folder] == nil {
+			folders[folder] = map[string]File{}
+		}
+		folders[folder]["/"+base] = file
+	}
+	return folders
 }
 
 // Address is where a port of the container can be reached from the test, as host:port. It changes when the
@@ -290,39 +309,52 @@ type state struct {
 	State struct {
 		Running  bool
 		ExitCode int
+		Health   *struct{ Status string }
 	}
 	NetworkSettings struct {
 		Networks map[string]struct{ IPAddress string }
-		Ports    map[string][]struct{ HostIP, HostPort string }
+		Ports    map[string][]struct {
+			HostIP   string `json:"HostIp"`
+			HostPort string
+		}
 	}
 }
 
-func (c *Container) inspect(ctx context.Context) (state, error) {
+func inspect(ctx context.Context, e *engine, id string) (state, error) {
 	var s state
-	err := c.engine.call(ctx, http.MethodGet, "/containers/"+c.id+"/json", nil, nil, &s)
+	err := e.call(ctx, http.MethodGet, "/containers/"+id+"/json", nil, nil, &s)
 	return s, err
 }
 
 // locate learns the addresses after a start.
 func (c *Container) locate(ctx context.Context) error {
-	s, err := c.inspect(ctx)
+	s, err := inspect(ctx, c.engine, c.id)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, port := range c.exposed() {
-		if c.engine.gateway != "" {
+		if c.engine.published == "" {
 			for _, network := range s.NetworkSettings.Networks {
 				c.addresses[port] = net.JoinHostPort(network.IPAddress, strconv.Itoa(port))
 			}
 			continue
 		}
-		for _, binding := range s.NetworkSettings.Ports[strconv.Itoa(port)+"/tcp"] {
-			c.addresses[port] = net.JoinHostPort("127.0.0.1", binding.HostPort)
-		}
+		c.addresses[port] = s.published(c.engine.published, port)
 	}
 	return nil
+}
+
+// published is where a port is published, as host:port, empty when it is not. The engine gives IPv4 and IPv6
+// a port each, which differ now and then.
+func (s state) published(host string, port int) string {
+	for _, binding := range s.NetworkSettings.Ports[strconv.Itoa(port)+"/tcp"] {
+		if v6 := strings.Contains(binding.HostIP, ":"); v6 == strings.Contains(host, ":") {
+			return net.JoinHostPort(host, binding.HostPort)
+		}
+	}
+	return ""
 }
 
 // Close removes the container. To call it again, or after the test has done so, does nothing.

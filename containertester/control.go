@@ -79,11 +79,27 @@ func (c *Container) control(t TB, verb string, query url.Values) {
 func (c *Container) Stop(t TB, grace time.Duration) (exitCode int) {
 	t.Helper()
 	c.control(t, "stop", url.Values{"t": {strconv.Itoa(int(grace.Round(time.Second).Seconds()))}})
-	s, err := c.inspect(t.Context())
+	s, err := inspect(t.Context(), c.engine, c.id)
 	if err != nil {
 		t.Fatalf("look at %s: %v", c.config.Image, err)
 	}
 	return s.State.ExitCode
+}
+
+// Wait waits until the container ends by itself, and returns its exit code.
+func (c *Container) Wait(t TB) (exitCode int) {
+	t.Helper()
+	code, err := c.wait(t.Context())
+	if err != nil {
+		t.Fatalf("wait for %s: %v", c.config.Image, err)
+	}
+	return code
+}
+
+func (c *Container) wait(ctx context.Context) (int, error) {
+	var answer struct{ StatusCode int }
+	err := c.engine.call(ctx, http.MethodPost, "/containers/"+c.id+"/wait", nil, nil, &answer)
+	return answer.StatusCode, err
 }
 
 // Restart stops the container, starts it again and waits until it is ready. Its address may change.
@@ -157,9 +173,17 @@ func StartNetwork(t TB) *Network {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 		defer cancel()
+		if e.standIn != "" {
+			_ = e.call(ctx, http.MethodPost, "/networks/"+n.name+"/disconnect", nil, map[string]any{"Container": e.standIn, "Force": true}, nil)
+		}
 		if err := e.call(ctx, http.MethodDelete, "/networks/"+n.name, nil, nil, nil); err != nil && !isNotFound(err) {
 			t.Errorf("remove the network: %v", err)
 		}
 	})
+	if e.standIn != "" { // So that containers in it find the mocks.
+		if err := e.call(t.Context(), http.MethodPost, "/networks/"+n.name+"/connect", nil, map[string]any{"Container": e.standIn}, nil); err != nil {
+			t.Fatalf("join the network: %v", err)
+		}
+	}
 	return n
 }

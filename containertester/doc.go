@@ -25,13 +25,20 @@
 // and AssertSame sends the same requests to two images, or an image and a machine, and tells where they
 // differ.
 //
-// Mocks live in the process of the test. Containers reach them at the address of the engine's bridge on
-// Linux, at host.docker.internal where the engine is in a virtual machine (Docker Desktop), and at the own
-// address when the test itself runs in a container on that bridge.
+// Mocks live in the process of the test, so that they can be functions of it. How containers reach them is
+// found out once:
 //
-// The engine is Docker's or Podman's, by its API (1.41) at DOCKER_HOST or at its usual socket. Images are
-// never pulled: what is tested is what was built.
+//   - Docker or Podman on this Linux machine: at the address of the engine's bridge.
+//   - The test itself is in a container, as in CI, with the engine's socket: at that container's address, in
+//     its network, which the containers under test join.
+//   - Docker Desktop and its like: at host.docker.internal.
+//   - An engine on another machine (DOCKER_HOST=tcp://…, with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH), in a
+//     virtual machine or without root: a container, the relay, has the mocks' ports and leads what comes there
+//     to this process. It is built from a file of this package by the Go that runs the tests, and ends with them.
 //
-// Limits: an engine on another machine (DOCKER_HOST=tcp://…) can be used for containers, but they cannot
-// reach the mocks.
+// The engine is Docker's or Podman's, by its API (1.41, or the oldest that it has) at DOCKER_HOST or at its
+// usual socket. Images are never pulled: what is tested is what was built. Reports hide the values of
+// variables that are called like secrets.
+//
+// Limits: TCP only; one address per engine in a process; DOCKER_HOST=ssh://… is not spoken.
 package tester

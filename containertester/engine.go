@@ -2,25 +2,29 @@ package tester
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
-
-// apiVersion is of Docker 20.10; later engines and Podman speak it, too.
-const apiVersion = "/v1.41"
 
 // TB is what the package needs of a test; *testing.T and *testing.B have it.
 type TB interface {
@@ -34,83 +38,167 @@ type TB interface {
 	Context() context.Context
 }
 
-// engine is the container engine.
+// engine is the container engine, and how it and this process reach each other.
 type engine struct {
 	client *http.Client
-	// gateway is the bridge's address on this machine; empty when the engine is in a virtual machine.
-	gateway string
-	// address is where containers reach this process.
-	address string
+	// version is the API's, as the first part of each path.
+	version string
+	// architecture of its machine, as Go names it.
+	architecture string
+	// published is where published ports answer; empty when containers are reached at their own addresses.
+	published string
+	// network that containers join when their test names none.
+	network string
+	// listenAt is where mocks listen, unless a relay does.
+	listenAt string
+	// mocks is the name or address at which containers find the mocks.
+	mocks string
+	// standIn is the container whose address that name means: the test's own, or the relay; empty for none.
+	standIn string
+	relay   *relay
 }
 
 var theEngine = sync.OnceValues(connect)
 
 // connect finds the engine, how it and this process reach each other, and removes what killed tests left.
 func connect() (*engine, error) {
-	network, address, err := engineAddress()
+	e, host, err := dialEngine()
 	if err != nil {
 		return nil, err
 	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	e := &engine{client: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, address)
-		},
-		MaxIdleConnsPerHost: 16,
-	}}}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	var bridge struct {
-		IPAM struct {
-			Config []struct{ Gateway, Subnet string }
-		}
+	var version struct{ APIVersion, MinAPIVersion, Arch string }
+	if err := e.call(ctx, http.MethodGet, "/version", nil, nil, &version); err != nil {
+		return nil, fmt.Errorf("container engine: %w", err)
 	}
-	if err := e.call(ctx, http.MethodGet, "/networks/bridge", nil, nil, &bridge); err != nil {
-		// Podman calls it otherwise.
-		if errPodman := e.call(ctx, http.MethodGet, "/networks/podman", nil, nil, &bridge); errPodman != nil {
-			return nil, fmt.Errorf("container engine at %s: %w", address, err)
-		}
-	}
-	for _, config := range bridge.IPAM.Config {
-		gateway := config.Gateway
-		if subnet, err := netip.ParsePrefix(config.Subnet); gateway == "" && err == nil {
-			gateway = subnet.Masked().Addr().Next().String() // What the engine takes when nobody says another.
-		}
-		if e.gateway == "" && isOwnAddress(gateway) {
-			e.gateway = gateway
-		}
-	}
-	e.address = e.gateway
-	if e.address == "" {
-		if own := ownContainerAddress(); own != "" {
-			e.gateway, e.address = own, own // The bridge is this container's own network.
-		} else {
-			e.address = "host.docker.internal"
-		}
+	e.version, e.architecture = "/v"+chooseVersion(version.APIVersion, version.MinAPIVersion), version.Arch
+	if err := e.orient(ctx, host); err != nil {
+		return nil, fmt.Errorf("container engine: %w", err)
 	}
 	e.sweep(ctx)
 	return e, nil
 }
 
-// engineAddress is DOCKER_HOST, or the first usual socket that is there.
-func engineAddress() (network, address string, err error) {
-	if host := os.Getenv("DOCKER_HOST"); host != "" {
-		scheme, rest, ok := strings.Cut(host, "://")
-		if ok && (scheme == "unix" || scheme == "tcp") {
-			return scheme, rest, nil
+// orient finds out where containers and this process find each other.
+func (e *engine) orient(ctx context.Context, host string) error {
+	gateway, err := e.bridge(ctx)
+	switch {
+	case err != nil:
+		return err
+	case isOwnAddress(gateway):
+		e.listenAt, e.mocks = gateway, gateway
+	case e.findOwnContainer(ctx):
+		e.listenAt, e.mocks = "", mocksName
+	case host == "" && runtime.GOOS != "linux":
+		// The engine's virtual machine leads this name to the loopback of this machine.
+		e.published, e.listenAt, e.mocks = "127.0.0.1", "127.0.0.1", "host.docker.internal"
+	default:
+		e.published, e.mocks = cmp.Or(host, "127.0.0.1"), mocksName
+		if e.relay, err = startRelay(ctx, e); err != nil {
+			return fmt.Errorf("start the relay that leads containers to the mocks: %w", err)
 		}
-		return "", "", fmt.Errorf("DOCKER_HOST=%q: want unix://PATH or tcp://HOST:PORT", host)
+		e.standIn = e.relay.id
 	}
+	return nil
+}
+
+// bridge asks for the usual network, which Podman calls otherwise, and returns the engine's address in it.
+func (e *engine) bridge(ctx context.Context) (gateway string, err error) {
+	var answer struct {
+		IPAM struct {
+			Config []struct{ Gateway, Subnet string }
+		}
+	}
+	for _, e.network = range []string{"bridge", "podman"} {
+		if err = e.call(ctx, http.MethodGet, "/networks/"+e.network, nil, nil, &answer); err == nil {
+			break
+		}
+	}
+	for _, config := range answer.IPAM.Config {
+		gateway := config.Gateway
+		if subnet, err := netip.ParsePrefix(config.Subnet); gateway == "" && err == nil {
+			gateway = subnet.Masked().Addr().Next().String() // What the engine takes when nobody says another.
+		}
+		if isOwnAddress(gateway) {
+			return gateway, nil
+		}
+	}
+	return "", err
+}
+
+// dialEngine speaks to DOCKER_HOST, or to the first usual socket that is there. host is that of an engine
+// on another machine.
+func dialEngine() (e *engine, host string, err error) {
+	network, address := "unix", ""
 	home, _ := os.UserHomeDir()
-	for _, path := range []string{
+	sockets := []string{
 		"/var/run/docker.sock", filepath.Join(home, ".docker/run/docker.sock"),
 		filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "podman/podman.sock"), "/run/podman/podman.sock",
-	} {
-		if _, err := os.Stat(path); err == nil {
-			return "unix", path, nil
+	}
+	if named := os.Getenv("DOCKER_HOST"); named != "" {
+		var ok bool
+		network, address, ok = strings.Cut(named, "://")
+		if !ok || network != "unix" && network != "tcp" {
+			return nil, "", fmt.Errorf("DOCKER_HOST=%q: want unix://PATH or tcp://HOST:PORT", named)
+		}
+	} else if at := slices.IndexFunc(sockets, func(path string) bool { _, err := os.Stat(path); return err == nil }); at >= 0 {
+		address = sockets[at]
+	} else {
+		return nil, "", errors.New("no container engine: start Docker or Podman, or set DOCKER_HOST")
+	}
+	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dialer.DialContext(ctx, network, address)
+	}
+	if network == "tcp" {
+		if host, _, err = net.SplitHostPort(address); err != nil {
+			return nil, "", fmt.Errorf("DOCKER_HOST=tcp://%s: %w", address, err)
+		}
+		if os.Getenv("DOCKER_TLS_VERIFY") != "" {
+			config, err := engineTLS(cmp.Or(os.Getenv("DOCKER_CERT_PATH"), filepath.Join(home, ".docker")), host)
+			if err != nil {
+				return nil, "", fmt.Errorf("DOCKER_TLS_VERIFY is set: %w", err)
+			}
+			secure := &tls.Dialer{NetDialer: dialer, Config: config}
+			dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return secure.DialContext(ctx, network, address)
+			}
 		}
 	}
-	return "", "", errors.New("no container engine: start Docker or Podman, or set DOCKER_HOST")
+	return &engine{client: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}, host, nil
+}
+
+// engineTLS reads ca.pem, cert.pem and key.pem, as Docker's own client does.
+func engineTLS(folder, host string) (*tls.Config, error) {
+	authority, err := os.ReadFile(filepath.Join(folder, "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(folder, "cert.pem"), filepath.Join(folder, "key.pem"))
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(authority)
+	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, ServerName: host}, nil
+}
+
+// chooseVersion takes 1.41, of Docker 20.10, as long as the engine speaks it: later engines give up old ones.
+func chooseVersion(most, least string) string {
+	const ours = 41
+	minor := func(version string) int {
+		_, number, _ := strings.Cut(version, ".")
+		n, _ := strconv.Atoi(number) // None is zero, which any is above.
+		return n
+	}
+	switch {
+	case minor(least) > ours:
+		return least
+	case most != "" && minor(most) < ours:
+		return most
+	}
+	return "1.41"
 }
 
 func isOwnAddress(address string) bool {
@@ -118,28 +206,44 @@ func isOwnAddress(address string) bool {
 	if err != nil || address == "" {
 		return false
 	}
-	for _, a := range own {
-		if network, ok := a.(*net.IPNet); ok && network.IP.String() == address {
+	return slices.ContainsFunc(own, func(a net.Addr) bool {
+		network, ok := a.(*net.IPNet)
+		return ok && network.IP.String() == address
+	})
+}
+
+// findOwnContainer looks whether the test runs in a container of this engine; others then join its network.
+func (e *engine) findOwnContainer(ctx context.Context) bool {
+	name, err := os.Hostname() // The engine gives a container its ID as name.
+	if err != nil {
+		return false
+	}
+	var s state
+	if err := e.call(ctx, http.MethodGet, "/containers/"+url.PathEscape(name)+"/json", nil, nil, &s); err != nil {
+		return false
+	}
+	for _, network := range slices.Sorted(maps.Keys(s.NetworkSettings.Networks)) {
+		if isOwnAddress(s.NetworkSettings.Networks[network].IPAddress) {
+			e.network, e.standIn = network, name
 			return true
 		}
 	}
 	return false
 }
 
-// ownContainerAddress is this container's address, when the test runs in one.
-func ownContainerAddress() string {
-	if _, err := os.Stat("/.dockerenv"); err != nil {
-		return ""
+// mocksName is what containers call the stand-in.
+const mocksName = "tester-mocks"
+
+// extraHosts tells a container in a network where the mocks are.
+func (e *engine) extraHosts(ctx context.Context, network string) ([]string, error) {
+	if e.standIn == "" {
+		return nil, nil
 	}
-	name, err := os.Hostname()
+	s, err := inspect(ctx, e, e.standIn)
 	if err != nil {
-		return ""
+		return nil, err
 	}
-	addresses, err := (&net.Resolver{}).LookupHost(context.Background(), name)
-	if err != nil || len(addresses) == 0 || net.ParseIP(addresses[0]).IsLoopback() {
-		return ""
-	}
-	return addresses[0]
+	return []string{mocksName + ":" + s.NetworkSettings.Networks[network].IPAddress}, nil
 }
 
 // engineError is an answer of the engine that is no success.
@@ -184,7 +288,7 @@ func (e *engine) send(ctx context.Context, method, path string, query url.Values
 		}
 		body = bytes.NewReader(content)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://engine"+apiVersion+path+"?"+query.Encode(), body)
+	request, err := http.NewRequestWithContext(ctx, method, "http://engine"+e.version+path+"?"+query.Encode(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +309,15 @@ func (e *engine) send(ctx context.Context, method, path string, query url.Values
 		answer.Message = strings.TrimSpace(string(content))
 	}
 	return nil, &engineError{response.StatusCode, answer.Message}
+}
+
+// create makes a container and returns its ID.
+func (e *engine) create(ctx context.Context, config map[string]any) (string, error) {
+	var made struct {
+		ID string `json:"Id"`
+	}
+	err := e.call(ctx, http.MethodPost, "/containers/create", nil, config, &made)
+	return made.ID, err
 }
 
 // demultiplex joins the engine's stream of frames (8 bytes of header: stream, 0, 0, 0, length) into one text.

@@ -1,7 +1,9 @@
 package tester
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -195,9 +197,25 @@ func ExpectedNoCookie(name string) HTTPOption {
 func ExpectedCertificate(name string) HTTPOption {
 	return expect(func(r *Response) error {
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-			return fmt.Errorf("there is no certificate; add WithTLS")
+			return errors.New("there is no certificate; add WithTLS")
 		}
 		return r.TLS.PeerCertificates[0].VerifyHostname(name)
+	})
+}
+
+// ExpectedChain wants the certificates that were sent to lead to one of these roots, for the server name of
+// the request.
+func ExpectedChain(roots *x509.CertPool) HTTPOption {
+	return expect(func(r *Response) error {
+		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+			return errors.New("there is no certificate; add WithTLS")
+		}
+		others := x509.NewCertPool()
+		for _, certificate := range r.TLS.PeerCertificates[1:] {
+			others.AddCert(certificate)
+		}
+		_, err := r.TLS.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: r.TLS.ServerName, Roots: roots, Intermediates: others})
+		return err
 	})
 }
 
@@ -214,6 +232,26 @@ func ExpectedTLSVersion(version uint16) HTTPOption {
 // ExpectedHTTP2 wants the answer to come by HTTP/2; it needs WithTLS and WithHTTP2.
 func ExpectedHTTP2() HTTPOption {
 	return expect(func(r *Response) error { return want("protocol", r.Proto, "HTTP/2.0") })
+}
+
+// ExpectedNoAnswer wants none: refused, cut off, or longer than Within.
+func ExpectedNoAnswer() HTTPOption { return func(c *httpCall) { c.noAnswer = true } }
+
+// AssertEventually runs assertions again and again until all of them pass, and fails with the last
+// failures when they do not within the limit.
+func AssertEventually(t TB, limit time.Duration, assertions func(TB)) {
+	t.Helper()
+	var failures []string
+	if err := eventually(t.Context(), limit, func() error {
+		try := &probe{TB: t, context: t.Context()}
+		try.run(func() { assertions(try) })
+		if failures = try.failures; len(failures) > 0 {
+			return errors.New("it fails")
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("after %s still:\n%s", limit, strings.Join(failures, "\n"))
+	}
 }
 
 // AssertRateLimit sends three times as many requests as may pass in a period and fails the test unless just

@@ -1,28 +1,27 @@
 package tester
 
-import (
-	"encoding/json"
-	"net/http"
-	"net/url"
-)
-
-// LeftBehind counts, and removes, the containers whose owner is dead.
+// LeftBehind counts, and removes, what tests that were killed have left.
 func LeftBehind(t TB) int {
 	e, err := theEngine()
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	filters, _ := json.Marshal(map[string][]string{"label": {ownerLabel}})
-	var containers []struct{ Labels map[string]string }
-	if err := e.call(t.Context(), http.MethodGet, "/containers/json", url.Values{"all": {"1"}, "filters": {string(filters)}}, nil, &containers); err != nil {
+	containers, networks := e.left(t.Context())
+	e.sweep(t.Context())
+	return len(containers) + len(networks)
+}
+
+// IsRemote says whether mocks are reached by a relay.
+func IsRemote(t TB) bool {
+	e, err := theEngine()
+	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	dead := 0
-	for _, c := range containers {
-		if isDead(c.Labels[ownerLabel]) {
-			dead++
-		}
-	}
-	e.sweep(t.Context())
-	return dead
+	return e.relay != nil
 }
+
+var (
+	ChooseVersion = chooseVersion
+	IsLeft        = isLeft
+	Owner         = owner
+)

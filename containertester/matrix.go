@@ -204,7 +204,11 @@ func (r *matrixRun) shrink(set map[string]string) map[string]string {
 func repeatLine(image string, set map[string]string) string {
 	words := []string{"docker run --rm"}
 	for _, name := range slices.Sorted(maps.Keys(set)) {
-		if set[name] != Unset {
+		switch {
+		case set[name] == Unset:
+		case hidden(name, set[name]) != set[name]:
+			words = append(words, "-e "+name) // Taken from the environment of who runs it.
+		default:
 			words = append(words, fmt.Sprintf("-e %s=%s", name, quote(set[name])))
 		}
 	}

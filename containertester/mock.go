@@ -65,14 +65,15 @@ const (
 
 // Listener is the part that all mocks share: a port that containers reach, which can fail on command.
 type Listener struct {
-	host string
-	tls  *tls.Config
+	engine *engine
+	tls    *tls.Config
 
 	mu       sync.Mutex
 	port     int
 	listener net.Listener
 	conns    map[net.Conn]bool
 	fault    fault
+	delay    time.Duration
 	serve    func(net.Listener)
 }
 
@@ -82,21 +83,19 @@ func (l *Listener) open(serve func(net.Listener)) error {
 	if err != nil {
 		return err
 	}
-	l.host, l.conns, l.serve = e.address, map[net.Conn]bool{}, serve
+	l.engine, l.conns, l.serve = e, map[net.Conn]bool{}, serve
 	return l.listen()
 }
 
-// bindAddress is where this process listens: only where containers come from, never everywhere.
-func bindAddress() string {
-	e, _ := theEngine() // open has asked already.
-	if e.gateway != "" {
-		return e.gateway
-	}
-	return "127.0.0.1" // Docker Desktop leads host.docker.internal here.
-}
-
 func (l *Listener) listen() error {
-	listener, err := net.Listen("tcp", net.JoinHostPort(bindAddress(), strconv.Itoa(l.port)))
+	var listener net.Listener
+	var err error
+	if l.engine.relay != nil {
+		listener, err = l.engine.relay.listen(l.port)
+	} else {
+		// Only where containers come from, never everywhere, but in a container of the test's own.
+		listener, err = net.Listen("tcp", net.JoinHostPort(l.engine.listenAt, strconv.Itoa(l.port)))
+	}
 	if err != nil {
 		return fmt.Errorf("listen for the mock: %w", err)
 	}
@@ -143,6 +142,18 @@ type tracked struct {
 	mock *Listener
 }
 
+// Read gives what has come, later when the mock is slow.
+func (c tracked) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.mock.mu.Lock()
+	delay := c.mock.delay
+	c.mock.mu.Unlock()
+	if n > 0 && delay > 0 {
+		time.Sleep(delay)
+	}
+	return n, err
+}
+
 func (c tracked) Close() error {
 	c.mock.forget(c.Conn)
 	return c.Conn.Close()
@@ -163,7 +174,7 @@ func reset(conn net.Conn) {
 }
 
 // Host is the mock's address for containers, as host:port.
-func (l *Listener) Host() string { return net.JoinHostPort(l.host, strconv.Itoa(l.Port())) }
+func (l *Listener) Host() string { return net.JoinHostPort(l.engine.mocks, strconv.Itoa(l.Port())) }
 
 // Port is the mock's port.
 func (l *Listener) Port() int {
@@ -175,7 +186,14 @@ func (l *Listener) Port() int {
 // Down closes the port and all connections: connecting is refused, as when a server is gone.
 func (l *Listener) Down(t TB) {
 	t.Helper()
-	l.set(works)
+	l.close()
+}
+
+// Refuse closes the port alone: connecting is refused, as by a server that ends, and connections that are
+// open go on.
+func (l *Listener) Refuse(t TB) { t.Helper(); l.unlisten() }
+
+func (l *Listener) unlisten() {
 	l.mu.Lock()
 	listener := l.listener
 	l.listener = nil
@@ -185,11 +203,20 @@ func (l *Listener) Down(t TB) {
 	}
 }
 
-// Up makes the mock work again, at the same port, after Down, Hang or Reset.
+// Slow makes the mock read everything this much later, until Up. A MockAP has its own, which is exact.
+func (l *Listener) Slow(t TB, delay time.Duration) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.delay = delay
+}
+
+// Up makes the mock work again, at the same port, after Down, Refuse, Hang, Reset or Slow.
 func (l *Listener) Up(t TB) {
 	t.Helper()
 	l.set(works)
 	l.mu.Lock()
+	l.delay = 0
 	down := l.listener == nil
 	l.mu.Unlock()
 	if !down {
@@ -219,13 +246,10 @@ func (l *Listener) set(f fault) {
 	}
 }
 
-// close ends the mock for good.
+// Close ends the mock; its test does so, too.
+func (l *Listener) Close(t TB) { t.Helper(); l.close() }
+
 func (l *Listener) close() {
+	l.unlisten()
 	l.set(works)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.listener != nil {
-		_ = l.listener.Close()
-		l.listener = nil
-	}
 }

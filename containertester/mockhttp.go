@@ -29,6 +29,15 @@ type Request struct {
 	Method, Host, Path, Query string
 	Header                    http.Header
 	Body                      string
+	// ServerName that a TLS client asked for.
+	ServerName string
+}
+
+func serverName(r *http.Request) string {
+	if r.TLS == nil {
+		return ""
+	}
+	return r.TLS.ServerName
 }
 
 func (r Request) String() string {
@@ -52,10 +61,11 @@ type answers struct {
 }
 
 type answer struct {
-	status int
-	header http.Header
-	body   string
-	delay  time.Duration
+	status  int
+	header  http.Header
+	body    string
+	delay   time.Duration
+	handler http.HandlerFunc
 }
 
 // MockApOption shapes the answers of a MockAP.
@@ -101,15 +111,19 @@ func MockApThen(options ...MockApOption) MockApOption {
 	return func(s *mockSetup) { s.mock.add(s.path, options...) }
 }
 
-// MockApTLS makes the mock speak TLS, with a certificate of its own making that nobody trusts.
-func MockApTLS() MockApOption {
+// MockApTLS makes the mock speak TLS with these certificates, each for its names.
+func MockApTLS(certificates ...Certificate) MockApOption {
 	return func(s *mockSetup) {
-		certificate, err := selfSigned("mock")
-		if err != nil {
-			panic(err) // Only a broken random source does that.
+		s.mock.tls = &tls.Config{NextProtos: []string{"http/1.1"}} //nolint:gosec // Old clients are tested, too.
+		for _, certificate := range certificates {
+			s.mock.tls.Certificates = append(s.mock.tls.Certificates, certificate.pair)
 		}
-		s.mock.tls = &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"http/1.1"}}
 	}
+}
+
+// MockApHandler answers by a function of the test; what is received is recorded as always.
+func MockApHandler(handler http.HandlerFunc) MockApOption {
+	return func(s *mockSetup) { s.current.handler = handler }
 }
 
 func (m *MockAP) add(path string, options ...MockApOption) {
@@ -132,7 +146,7 @@ func StartMockAP(t TB, options ...MockApOption) *MockAP {
 	m := &MockAP{paths: map[string]*answers{}}
 	m.add("/", options...)
 	if err := m.open(func(listener net.Listener) {
-		server := &http.Server{Handler: m, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+		server := &http.Server{Handler: http.HandlerFunc(m.serveHTTP), ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
 		_ = server.Serve(listener) // It ends when the listener is closed.
 	}); err != nil {
 		t.Fatalf("start a mock: %v", err)
@@ -141,9 +155,6 @@ func StartMockAP(t TB, options ...MockApOption) *MockAP {
 	t.Cleanup(m.close)
 	return m
 }
-
-// Close ends the mock; its test does so, too.
-func (m *MockAP) Close(t TB) { t.Helper(); m.close() }
 
 // URL is the mock's address for containers, as http://host:port.
 func (m *MockAP) URL() string {
@@ -156,13 +167,14 @@ func (m *MockAP) URL() string {
 // maxBody bounds what is kept of a request's body.
 const maxBody = 1 << 20
 
-// ServeHTTP records the request and answers.
-func (m *MockAP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// serveHTTP records the request and answers.
+func (m *MockAP) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
 	_, _ = io.Copy(&body, io.LimitReader(r.Body, maxBody))
 	m.mu.Lock()
 	m.received = append(m.received, Request{
 		Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header.Clone(), Body: body.String(),
+		ServerName: serverName(r),
 	})
 	chosen, status, delay := m.choose(r.URL.Path), m.status, m.delay
 	m.mu.Unlock()
@@ -173,6 +185,11 @@ func (m *MockAP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if status != 0 {
 		w.WriteHeader(status)
+		return
+	}
+	if chosen.handler != nil {
+		r.Body = io.NopCloser(&body)
+		chosen.handler(w, r)
 		return
 	}
 	for name, values := range chosen.header {
@@ -203,7 +220,7 @@ func (m *MockAP) Fail(t TB, status int) { t.Helper(); m.change(func() { m.status
 // Slow makes every answer take this much longer, until Recover.
 func (m *MockAP) Slow(t TB, delay time.Duration) { t.Helper(); m.change(func() { m.delay = delay }) }
 
-// Recover ends Fail, Slow, Down, Hang and Reset.
+// Recover ends Fail, Slow, Down, Refuse, Hang and Reset.
 func (m *MockAP) Recover(t TB) {
 	t.Helper()
 	m.change(func() { m.status, m.delay = 0, 0 })

@@ -66,8 +66,29 @@ func ReadyLog(text string) Ready {
 	}
 }
 
-// ReadyAtOnce is for containers that need not be waited for.
-func ReadyAtOnce() Ready { return func(context.Context, *Container) error { return nil } }
+// ReadyHealthy waits until the image's own HEALTHCHECK succeeds.
+func ReadyHealthy() Ready {
+	return func(ctx context.Context, c *Container) error {
+		s, err := inspect(ctx, c.engine, c.id)
+		switch {
+		case err != nil:
+			return err
+		case s.State.Health == nil:
+			return errors.New("the image has no HEALTHCHECK")
+		case s.State.Health.Status != "healthy":
+			return fmt.Errorf("its health is %s", s.State.Health.Status)
+		}
+		return nil
+	}
+}
+
+// ReadyAtOnce is for containers that need not be waited for, and may have ended already.
+func ReadyAtOnce() Ready {
+	return func(_ context.Context, c *Container) error {
+		c.mayEnd = true
+		return nil
+	}
+}
 
 // awaitReady asks until the container is ready, has ended, or the time is over.
 func (c *Container) awaitReady(ctx context.Context) error {
@@ -81,9 +102,8 @@ func (c *Container) awaitReady(ctx context.Context) error {
 	alive, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		var answer struct{ StatusCode int }
-		if err := c.engine.call(alive, http.MethodPost, "/containers/"+c.id+"/wait", nil, nil, &answer); err == nil {
-			ended <- answer.StatusCode
+		if code, err := c.wait(alive); err == nil {
+			ended <- code
 			stop() // Nobody answers any more.
 		}
 	}()
@@ -93,7 +113,7 @@ func (c *Container) awaitReady(ctx context.Context) error {
 		cancel()
 		if err == nil {
 			// One that ended may have left its address to another container, which has answered.
-			if s, err := c.inspect(ctx); err != nil || s.State.Running {
+			if s, err := inspect(ctx, c.engine, c.id); err != nil || s.State.Running || c.mayEnd {
 				return err
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // ownerLabel names the process that made a container: boot, process namespace, process, its start.
@@ -36,31 +37,58 @@ func startOf(pid int) string {
 	return fields[19]
 }
 
-// isDead says whether the owner of a container is a process of this machine that is no more. Of other
-// machines and process namespaces nothing is known.
-func isDead(label string) bool {
+// forgotten is after how long something goes whose owner nothing is known of: it ran in another process
+// namespace, such as a container of CI, or on another machine.
+const forgotten = 24 * time.Hour
+
+// isLeft says whether the owner of a container or network is a process of this machine that is no more.
+func isLeft(label string, made time.Time) bool {
 	mine, theirs := strings.Fields(owner()), strings.Fields(label)
 	if len(mine) != 4 || len(theirs) != 4 || mine[0] != theirs[0] || mine[1] != theirs[1] {
-		return false
+		return time.Since(made) > forgotten
 	}
 	pid, err := strconv.Atoi(theirs[2])
 	return err == nil && startOf(pid) != theirs[3]
 }
 
-// sweep removes the containers of tests that were killed.
-func (e *engine) sweep(ctx context.Context) {
+// left are the IDs of what killed tests have left.
+func (e *engine) left(ctx context.Context) (containers, networks []string) {
 	filters, _ := json.Marshal(map[string][]string{"label": {ownerLabel}})
-	var containers []struct {
-		ID     string `json:"Id"`
-		Labels map[string]string
+	query := url.Values{"all": {"1"}, "filters": {string(filters)}}
+	var listed []struct {
+		ID      string `json:"Id"`
+		Created json.RawMessage
+		Labels  map[string]string
 	}
-	if err := e.call(ctx, http.MethodGet, "/containers/json", url.Values{"all": {"1"}, "filters": {string(filters)}}, nil, &containers); err != nil {
-		return // The next test tries again.
-	}
-	for _, c := range containers {
-		if isDead(c.Labels[ownerLabel]) {
-			_ = e.remove(ctx, c.ID)
+	find := func(path string) (ids []string) {
+		if err := e.call(ctx, http.MethodGet, path, query, nil, &listed); err != nil {
+			return nil // The next test tries again.
 		}
+		for _, item := range listed {
+			// Seconds for containers, a time for networks.
+			made, seconds := time.Now(), int64(0)
+			if json.Unmarshal(item.Created, &seconds) == nil {
+				made = time.Unix(seconds, 0)
+			} else {
+				_ = json.Unmarshal(item.Created, &made)
+			}
+			if isLeft(item.Labels[ownerLabel], made) {
+				ids = append(ids, item.ID)
+			}
+		}
+		return ids
+	}
+	return find("/containers/json"), find("/networks")
+}
+
+// sweep removes them.
+func (e *engine) sweep(ctx context.Context) {
+	containers, networks := e.left(ctx)
+	for _, id := range containers {
+		_ = e.remove(ctx, id)
+	}
+	for _, id := range networks {
+		_ = e.call(ctx, http.MethodDelete, "/networks/"+id, nil, nil, nil)
 	}
 }
 

@@ -64,7 +64,7 @@ func TestFallback(t *testing.T) {
 	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: map[string]string{
 		"APP_SERVER": app.Host(), "PROXY_FALLBACK_SERVER": fallback.Host(), "PROXY_TIMEOUT": "1s"}})
 	for name, fails := range map[string]func(tester.TB){
-		"down": app.Down, "reset": app.Reset, "hang": app.Hang,
+		"down": app.Down, "refuse": app.Refuse, "reset": app.Reset, "hang": app.Hang,
 		"503":  func(t tester.TB) { app.Fail(t, 503) },
 		"slow": func(t tester.TB) { app.Slow(t, time.Minute) },
 	} {
@@ -77,6 +77,27 @@ func TestFallback(t *testing.T) {
 		}
 	}
 	nginx.AssertHttpGet(t, tester.ExpectedBody("app"), tester.Eventually(10*time.Second))
+}
+
+// TestFaults: what a client of the proxy gets while the application fails, and after it.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	app := tester.StartMockAP(t, tester.MockApResponseBody("app"))
+	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": app.Host(), "PROXY_TIMEOUT": "1s"}})
+	for _, fault := range []struct {
+		name  string
+		begin func(tester.TB)
+		want  int
+	}{{"down", app.Down, 502}, {"refuse", app.Refuse, 502}, {"reset", app.Reset, 502}, {"hang", app.Hang, 504},
+		{"slow to read", func(t tester.TB) { app.Listener.Slow(t, 5*time.Second) }, 504}} {
+		fault.begin(t)
+		nginx.AssertHttpGet(t, tester.ExpectedStatus(fault.want))
+		app.Up(t)
+		nginx.AssertHttpGet(t, tester.ExpectedBody("app"))
+		if t.Failed() {
+			t.Fatalf("while the application is: %s", fault.name)
+		}
+	}
 }
 
 func TestSequenceAndPaths(t *testing.T) {
@@ -103,19 +124,26 @@ func TestRateLimit(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	certificate, key, err := tester.CertificatePEM("shop.example", "*.shop.example")
-	if err != nil {
-		t.Fatal(err)
-	}
+	authority := tester.NewAuthority(t)
+	certificate := authority.Issue(t, "shop.example", "*.shop.example")
 	app := tester.StartMockAP(t, tester.MockApResponseBody("app"))
 	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image,
 		Environment: map[string]string{"APP_SERVER": app.Host(), "PROXY_CERTIFICATE": "/etc/tls/crt", "PROXY_KEY": "/etc/tls/key"},
-		Files:       map[string]tester.File{"/etc/tls/crt": {Content: certificate}, "/etc/tls/key": {Content: key, Mode: 0o444}},
+		Files:       map[string]tester.File{"/etc/tls/crt": {Content: certificate.CertificatePEM}, "/etc/tls/key": {Content: certificate.KeyPEM, Mode: 0o400, UID: 101, GID: 101}},
 	})
-	nginx.AssertHttpGet(t, tester.OnPort(8443), tester.WithTLS("a.shop.example"), tester.ExpectedCertificate("a.shop.example"),
+	nginx.AssertHttpGet(t, tester.OnPort(8443), tester.WithTLS("a.shop.example"), tester.ExpectedCertificate("a.shop.example"), tester.ExpectedChain(authority.Pool()),
 		tester.ExpectedTLSVersion(tls.VersionTLS13), tester.ExpectedBody("app"))
 	nginx.AssertHttpGet(t, tester.OnPort(8443), tester.WithTLS("shop.example"), tester.WithHTTP2(), tester.ExpectedHTTP2())
 	app.AssertReceived(t, tester.Header("X-Forwarded-Proto", "https"), tester.ReceivedHost("shop.example"))
+	fake := &recording{}
+	nginx.AssertHttpGet(fake, tester.OnPort(8443), tester.WithTLS("other.example"), tester.ExpectedCertificate("other.example"),
+		tester.ExpectedTLSVersion(tls.VersionTLS12), tester.ExpectedHTTP2())
+	nginx.AssertHttpGet(fake, tester.OnPort(8443), tester.WithTLS("shop.example"), tester.ExpectedChain(tester.NewAuthority(t).Pool()))
+	for _, want := range []string{"not other.example", "unknown authority", "TLS version is not 0x303", "protocol is HTTP/1.1, want HTTP/2.0"} {
+		if report := strings.Join(fake.errors, "\n"); !strings.Contains(report, want) {
+			t.Errorf("the report lacks %q:\n%s", want, report)
+		}
+	}
 }
 
 func TestControl(t *testing.T) {
@@ -132,13 +160,14 @@ func TestControl(t *testing.T) {
 	nginx.Signal(t, "SIGHUP")
 	nginx.AssertLog(t, "reconfiguring")
 	nginx.Pause(t)
-	fake := &recording{}
-	nginx.AssertHttpGet(fake, tester.Within(200*time.Millisecond))
-	if len(fake.errors) == 0 {
-		t.Error("a paused container answered")
-	}
+	nginx.AssertHttpGet(t, tester.Within(200*time.Millisecond), tester.ExpectedNoAnswer())
 	nginx.Unpause(t)
 	nginx.AssertHttpGet(t)
+	fake := &recording{}
+	nginx.AssertHttpGet(fake, tester.ExpectedNoAnswer())
+	if len(fake.errors) != 1 || !strings.Contains(fake.errors[0], "there is an answer, want none") {
+		t.Errorf("got %q", fake.errors)
+	}
 	nginx.Restart(t)
 	nginx.AssertHttpGet(t, tester.ExpectedBody("app"))
 	if code := nginx.Stop(t, 10*time.Second); code != 0 {
@@ -155,7 +184,7 @@ func TestControl(t *testing.T) {
 func TestReports(t *testing.T) {
 	t.Parallel()
 	app := tester.StartMockAP(t, tester.MockApStatus(500), tester.MockApResponseBody("oops"))
-	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": app.Host(), "PROXY_TIMEOUT": "3s"}})
+	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": app.Host(), "PROXY_TIMEOUT": "3s", "APP_PASSWORD": "hunter2"}})
 	fake := &recording{}
 	nginx.AssertHttpGet(fake, tester.Path("/x"))
 	nginx.AssertLog(t, `"GET /x HTTP/1.1" 500`) // Written after the answer was sent.
@@ -165,12 +194,15 @@ func TestReports(t *testing.T) {
 	report := strings.Join(fake.errors, "\n")
 	for _, want := range []string{
 		"status is 500", `body is "oops", want "fine"`, `header Server is ["nginx"], want none`, "there is no cookie c", `header A is [], want "b"`,
-		"GET /x (http, port 8080)", "X-Test: 1", "HTTP/1.1 500", "PROXY_TIMEOUT=3s", "the end of its log", `"GET /x HTTP/1.1" 500`,
+		"GET /x (http, port 8080)", "X-Test: 1", "HTTP/1.1 500", "PROXY_TIMEOUT=3s", "APP_PASSWORD=(hidden)", "the end of its log", `"GET /x HTTP/1.1" 500`,
 		"body is no JSON", "does not match z", `does not contain "z"`,
 	} {
 		if !strings.Contains(report, want) {
 			t.Errorf("the report lacks %q:\n%s", want, report)
 		}
+	}
+	if strings.Contains(report, "hunter2") {
+		t.Errorf("the report holds a secret:\n%s", report)
 	}
 	fake = &recording{}
 	app.AssertReceived(fake, tester.Header("X-Test", "2"), tester.ReceivedPath("/x"))
@@ -263,5 +295,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("TESTER_LEAVE") != "" {
 		leave()
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	examples.end()
+	os.Exit(code)
 }
