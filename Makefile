@@ -61,6 +61,7 @@ test-containertester: tools ## Tests of containertester with a real nginx image
 	@$(TOOLS)/image build nginx-proxy shopset-proxy
 	@echo "== containertester"; cd containertester && CGO_ENABLED=0 go test -c -o $(TOOLS)/containertester.test .
 	@hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images $(TOOLS)/containertester.test -test.count=1 -test.parallel=8 -test.timeout=5m
+	@echo "== containertester with Podman"; hack/with-podman containertester/testdata/run $(SHOPSET_STATE)/images $(TOOLS)/containertester.test -test.count=1 -test.parallel=8 -test.timeout=5m -test.run '^(TestReverseProxy|TestFaults|TestTLS|TestReady|TestCertificateAPI|TestNetworkAliases|TestMistakes|TestReports|TestKilled.*)$$'
 
 race: ## Unit tests with the race detector
 	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race

@@ -243,7 +243,16 @@ func (e *engine) extraHosts(ctx context.Context, network string) ([]string, erro
 	if err != nil {
 		return nil, err
 	}
-	return []string{mocksName + ":" + s.NetworkSettings.Networks[network].IPAddress}, nil
+	address := s.NetworkSettings.Networks[network].IPAddress
+	if network == e.network && address == "" { // Podman takes Docker's name for it, and tells its own.
+		for _, other := range s.NetworkSettings.Networks {
+			address = cmp.Or(address, other.IPAddress)
+		}
+	}
+	if address == "" {
+		return nil, fmt.Errorf("the container that stands for them is not in network %s", network)
+	}
+	return []string{mocksName + ":" + address}, nil
 }
 
 // engineError is an answer of the engine that is no success.

@@ -38,7 +38,7 @@ type relay struct {
 // startRelay starts it from an image that is made once for each version of it, with the Go that runs the tests.
 func startRelay(ctx context.Context, e *engine) (*relay, error) {
 	sum := sha256.Sum256(relaySource)
-	image := "shopset-tester-relay:" + hex.EncodeToString(sum[:6])
+	image := "localhost/shopset-tester-relay:" + hex.EncodeToString(sum[:6])
 	if err := e.call(ctx, http.MethodGet, "/images/"+image+"/json", nil, nil, nil); isNotFound(err) {
 		if err := e.buildRelay(ctx, image); err != nil {
 			return nil, err
@@ -49,7 +49,7 @@ func startRelay(ctx context.Context, e *engine) (*relay, error) {
 	r := &relay{token: rand.Text()}
 	var err error
 	r.id, err = e.create(ctx, map[string]any{
-		"Image": image, "Entrypoint": []string{"/relay"}, "Env": []string{"RELAY_TOKEN=" + r.token},
+		"Image": image, "Env": []string{"RELAY_TOKEN=" + r.token},
 		"ExposedPorts": map[string]any{"1/tcp": map[string]any{}}, "Labels": map[string]string{ownerLabel: owner()},
 		"HostConfig": map[string]any{"AutoRemove": true, "PublishAllPorts": true, "NetworkMode": e.network},
 	})
@@ -94,12 +94,21 @@ func (e *engine) buildRelay(ctx context.Context, image string) error {
 	if err != nil {
 		return err
 	}
-	archive, err := archiveOf(map[string]File{"/relay": {Content: string(program), Mode: 0o755}})
+	layer, err := archiveOf(map[string]File{"/relay": {Content: string(program), Mode: 0o755}})
 	if err != nil {
 		return err
 	}
-	name, tag, _ := strings.Cut(image, ":")
-	return e.call(ctx, http.MethodPost, "/images/create", url.Values{"fromSrc": {"-"}, "repo": {name}, "tag": {tag}}, archive, nil)
+	content := layer.String()
+	sum := sha256.Sum256([]byte(content))
+	archive, err := archiveOf(map[string]File{
+		"/layer.tar":     {Content: content},
+		"/config.json":   {Content: fmt.Sprintf(`{"architecture":%q,"os":"linux","config":{"Entrypoint":["/relay"]},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, e.architecture, sum)},
+		"/manifest.json": {Content: fmt.Sprintf(`[{"Config":"config.json","RepoTags":[%q],"Layers":["layer.tar"]}]`, image)},
+	})
+	if err != nil {
+		return err
+	}
+	return e.call(ctx, http.MethodPost, "/images/load", url.Values{"quiet": {"1"}}, archive, nil)
 }
 
 // ask opens a control connection; answer is its first line, but for "take", which has none.
