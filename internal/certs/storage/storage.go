@@ -100,6 +100,9 @@ type Storage interface {
 	Domain(ctx context.Context, name string) (*Domain, []Certificate, error)
 	// Domains returns a page, sorted by name.
 	Domains(ctx context.Context, query Query) ([]Domain, error)
+	// Certificates returns those of a page's domains, sorted by domain: after is the last name of the page before,
+	// last that of this page.
+	Certificates(ctx context.Context, after, last string) ([]Certificate, error)
 
 	// Changes returns those after a number, in order. ErrNotFound says that some of them are forgotten.
 	Changes(ctx context.Context, after uint64, limit int) ([]Numbered, error)

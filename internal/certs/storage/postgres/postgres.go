@@ -22,7 +22,7 @@ func Open(ctx context.Context, address string) (*sqlstore.Store, error) {
 	db.SetMaxOpenConns(16)
 	db.SetMaxIdleConns(16)
 	db.SetConnMaxLifetime(time.Hour)
-	store, err := sqlstore.New(ctx, db, sqlstore.Dialect{Bytes: "BYTEA", Numbered: true, Lock: fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", tablesLock)})
+	store, err := sqlstore.New(ctx, db, sqlstore.Dialect{Bytes: "BYTEA", Text: `TEXT COLLATE "C"`, Numbered: true, Lock: fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", tablesLock)})
 	if err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("postgres: %w", err)

@@ -31,7 +31,7 @@ func Open(ctx context.Context, path string) (*sqlstore.Store, error) {
 		return nil, fmt.Errorf("sqlite: %w", err)
 	}
 	db.SetMaxOpenConns(8)
-	store, err := sqlstore.New(ctx, db, sqlstore.Dialect{Bytes: "BLOB"})
+	store, err := sqlstore.New(ctx, db, sqlstore.Dialect{Bytes: "BLOB", Text: "TEXT"})
 	if err != nil {
 		_ = db.Close() // The first error counts.
 		return nil, fmt.Errorf("sqlite %s: %w", path, err)

@@ -20,6 +20,8 @@ import (
 type Dialect struct {
 	// Bytes is the type of bytes.
 	Bytes string
+	// Text is the type of texts that are sorted by their bytes.
+	Text string
 	// Numbered placeholders ($1) instead of question marks.
 	Numbered bool
 	// Lock is a statement that keeps others from making the tables at the same time; it may be empty.
@@ -38,7 +40,7 @@ var _ storage.Storage = (*Store)(nil)
 func New(ctx context.Context, db *sql.DB, dialect Dialect) (*Store, error) {
 	s := &Store{db, dialect}
 	err := s.transact(ctx, func(tx *tx) error {
-		for _, statement := range strings.Split(dialect.Lock+";"+strings.ReplaceAll(schema, "BLOB", dialect.Bytes), ";") {
+		for _, statement := range strings.Split(dialect.Lock+";"+strings.NewReplacer("BLOB", dialect.Bytes, "KEYTEXT", dialect.Text).Replace(schema), ";") {
 			if strings.TrimSpace(statement) == "" {
 				continue
 			}
@@ -335,6 +337,15 @@ func (s *Store) Domains(ctx context.Context, query storage.Query) ([]storage.Dom
 		domains = append(domains, *d)
 	}
 	return domains, rows.Err()
+}
+
+// Certificates implements storage.Storage.
+func (s *Store) Certificates(ctx context.Context, after, last string) ([]storage.Certificate, error) {
+	certificates, err := s.certificates(ctx, "WHERE domain > ? AND domain <= ? ORDER BY domain, kind", after, last)
+	if err != nil {
+		return nil, fmt.Errorf("list certificates: %w", err)
+	}
+	return certificates, nil
 }
 
 // Ping implements storage.Storage.

@@ -1,0 +1,302 @@
+package certs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/shopset/shopset/internal/certrecord"
+	"github.com/shopset/shopset/internal/certs/storage"
+)
+
+// Publisher brings what changes to Redis:
+//
+//	cursor := the last entry of the stream of changes in Redis
+//	if there is none, or one that the database does not know: publish everything, begin the stream
+//	for each change after cursor: set the record, unless a newer one is there; append to the stream
+//
+// The entry comes after the record, so that who is told of a change finds it. Its ID is the change's number;
+// Redis refuses one that it has already, so that any number of publishers may run, and one that is killed
+// anywhere is continued by the next.
+type Publisher struct {
+	service *Service
+	redis   rueidis.Client
+	kick    chan struct{}
+	// published is the number of the last change that this one knows to be in Redis.
+	published atomic.Uint64
+}
+
+const (
+	// poll is how often the database is asked for changes that others made.
+	poll = 200 * time.Millisecond
+	// streamLength is roughly how many changes Redis keeps; a proxy that was away for longer asks the API.
+	streamLength = 100_000
+	batch        = 256
+	fullPage     = 500
+	// tombstones stay long enough for every publisher that is late.
+	tombstoneTime = 24 * time.Hour
+	// rememberChanges is how long the database knows them.
+	rememberChanges = 30 * 24 * time.Hour
+)
+
+// setNewer sets a record unless a newer one is there. Versions are 16 hexadecimal digits at the beginning.
+var setNewer = rueidis.NewLuaScript(`
+local old = redis.call('GETRANGE', KEYS[1], 0, 15)
+if ARGV[2] == 'always' or old == '' or old <= string.sub(ARGV[1], 1, 16) then
+	if string.len(ARGV[1]) == 16 then
+		redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+	else
+		redis.call('SET', KEYS[1], ARGV[1])
+	end
+end
+return 1`)
+
+// NewPublisher makes one; it publishes while Run runs.
+func NewPublisher(service *Service, redis rueidis.Client) *Publisher {
+	return &Publisher{service: service, redis: redis, kick: make(chan struct{}, 1)}
+}
+
+// Kick has it look for changes now.
+func (p *Publisher) Kick() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Lag is how many changes Redis is behind.
+func (p *Publisher) Lag(ctx context.Context) (uint64, error) {
+	last, err := p.service.storage.LastChange(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return last - min(last, p.published.Load()), nil
+}
+
+// Run publishes until the context ends. Redis or the database may be away for as long as they like.
+func (p *Publisher) Run(ctx context.Context) {
+	failing := ""
+	forget := time.Now()
+	for ctx.Err() == nil {
+		wait := poll
+		err := p.publish(ctx)
+		switch {
+		case err == nil && failing != "":
+			slog.Info("changes reach Redis again")
+			failing = ""
+		case err != nil && ctx.Err() == nil:
+			wait = time.Second
+			if err.Error() != failing {
+				failing = err.Error()
+				slog.Error("changes do not reach Redis; proxies keep what they have", "error", err)
+			}
+		}
+		if now := time.Now(); now.After(forget) {
+			forget = now.Add(time.Hour)
+			if err := p.service.storage.ForgetChanges(ctx, now.Add(-rememberChanges)); err != nil {
+				slog.Warn("old changes are not forgotten", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-p.kick:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// publish brings Redis up to date once.
+func (p *Publisher) publish(ctx context.Context) error {
+	cursor, err := p.cursor(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		var changes []storage.Numbered
+		if cursor == 0 {
+			err = storage.ErrNotFound
+		} else {
+			changes, err = p.service.storage.Changes(ctx, cursor, batch)
+		}
+		switch {
+		case errors.Is(err, storage.ErrNotFound):
+			if cursor, err = p.publishAll(ctx, cursor); err != nil {
+				return err
+			}
+			p.published.Store(cursor)
+			if cursor == 0 {
+				return nil // There is nothing yet.
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		if err := p.publishChanges(ctx, changes); err != nil {
+			return err
+		}
+		if len(changes) > 0 {
+			cursor = changes[len(changes)-1].Number
+		}
+		p.published.Store(cursor)
+		if len(changes) < batch {
+			return nil
+		}
+	}
+}
+
+// cursor is the number of the last change in Redis, zero when it knows none.
+func (p *Publisher) cursor(ctx context.Context) (uint64, error) {
+	entries, err := p.redis.Do(ctx, p.redis.B().Xrevrange().Key(certrecord.ChangesKey).End("+").Start("-").Count(1).Build()).AsXRange()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return 0, fmt.Errorf("redis: %w", err)
+	}
+	if len(entries) == 0 {
+		return 0, nil
+	}
+	number, _, _ := strings.Cut(entries[0].ID, "-")
+	cursor, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("redis: the last change is called %s, want a number; is something else kept at %s?", entries[0].ID, certrecord.ChangesKey)
+	}
+	return cursor, nil
+}
+
+func (p *Publisher) publishChanges(ctx context.Context, changes []storage.Numbered) error {
+	// A name that changed several times is published once, as it is now, which is not older than its last change.
+	var records []rueidis.LuaExec
+	seen := map[string]bool{}
+	for _, change := range changes {
+		if seen[change.Name] {
+			continue
+		}
+		seen[change.Name] = true
+		sealed, err := p.sealed(ctx, change)
+		if err != nil {
+			return err
+		}
+		records = append(records, setRecord(change.Name, sealed, "newer"))
+	}
+	if err := p.set(ctx, records); err != nil {
+		return err
+	}
+	entries := make(rueidis.Commands, len(changes))
+	for i, change := range changes {
+		entries[i] = p.entry(change.Number, change.Name)
+	}
+	for _, result := range p.redis.DoMulti(ctx, entries...) {
+		if err := result.Error(); err != nil && !isKnown(err) {
+			return fmt.Errorf("redis: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *Publisher) sealed(ctx context.Context, change storage.Numbered) ([]byte, error) {
+	record, err := p.service.Record(ctx, change.Name)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return certrecord.Tombstone(change.Number), nil
+	case err != nil:
+		return nil, err
+	}
+	return certrecord.Seal(p.service.keys, record)
+}
+
+func setRecord(name string, sealed []byte, when string) rueidis.LuaExec {
+	return rueidis.LuaExec{Keys: []string{certrecord.RedisKey(name)}, Args: []string{rueidis.BinaryString(sealed), when, strconv.FormatInt(tombstoneTime.Milliseconds(), 10)}}
+}
+
+func (p *Publisher) set(ctx context.Context, records []rueidis.LuaExec) error {
+	if len(records) == 0 {
+		return nil
+	}
+	for _, result := range setNewer.ExecMulti(ctx, p.redis, records...) {
+		if err := result.Error(); err != nil {
+			return fmt.Errorf("redis: %w", err)
+		}
+	}
+	return nil
+}
+
+// entry appends a change to the stream. A name "*" says that anything may have changed.
+func (p *Publisher) entry(number uint64, name string) rueidis.Completed {
+	return p.redis.B().Xadd().Key(certrecord.ChangesKey).Maxlen().Almost().Threshold(strconv.Itoa(streamLength)).
+		Id(strconv.FormatUint(number, 10)+"-0").FieldValue().FieldValue("name", name).Build()
+}
+
+// isKnown says whether Redis has the entry already.
+func isKnown(err error) bool {
+	answer, ok := rueidis.IsRedisErr(err)
+	return ok && strings.Contains(answer.Error(), "equal or smaller")
+}
+
+// publishAll writes every record, whatever is there, and begins the stream anew. Changes that are made meanwhile
+// come after it. Records of domains that are no more stay until their names change: no proxy asks for them
+// but by a name that is in nobody's DNS any more, and then they are as they were when the database was restored.
+func (p *Publisher) publishAll(ctx context.Context, cursor uint64) (uint64, error) {
+	last, err := p.service.storage.LastChange(ctx)
+	if err != nil || last == 0 && cursor == 0 {
+		return 0, err
+	}
+	began, count := time.Now(), 0
+	slog.Info("publishing all domains: Redis knows none, or others than the database", "last", last)
+	for after := ""; ; {
+		domains, err := p.service.storage.Domains(ctx, storage.Query{After: after, Limit: fullPage})
+		if err != nil {
+			return 0, err
+		}
+		if len(domains) == 0 {
+			break
+		}
+		if err := p.publishPage(ctx, after, domains); err != nil {
+			return 0, err
+		}
+		count += len(domains)
+		after = domains[len(domains)-1].Name
+	}
+	// Away with a stream of another database; proxies see its numbers fall and trust nothing that they have.
+	if cursor > 0 {
+		if err := p.redis.Do(ctx, p.redis.B().Del().Key(certrecord.ChangesKey).Build()).Error(); err != nil {
+			return 0, fmt.Errorf("redis: %w", err)
+		}
+	}
+	if last > 0 {
+		if err := p.redis.Do(ctx, p.entry(last, "*")).Error(); err != nil && !isKnown(err) {
+			return 0, fmt.Errorf("redis: %w", err)
+		}
+	}
+	slog.Info("all domains are published", "domains", count, "took", time.Since(began))
+	return last, nil
+}
+
+func (p *Publisher) publishPage(ctx context.Context, after string, domains []storage.Domain) error {
+	certificates, err := p.service.storage.Certificates(ctx, after, domains[len(domains)-1].Name)
+	if err != nil {
+		return err
+	}
+	records := make([]rueidis.LuaExec, 0, len(domains))
+	for i := range domains {
+		own := 0
+		for own < len(certificates) && certificates[own].Domain == domains[i].Name {
+			own++
+		}
+		record, err := p.service.record(&domains[i], certificates[:own])
+		if err != nil {
+			return err
+		}
+		certificates = certificates[own:]
+		sealed, err := certrecord.Seal(p.service.keys, record)
+		if err != nil {
+			return err
+		}
+		records = append(records, setRecord(domains[i].Name, sealed, "always"))
+	}
+	return p.set(ctx, records)
+}
