@@ -356,9 +356,18 @@ func (a *API) getRecord(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// getChanges answers with the changes after a number. With wait it waits for one that long.
+// getChanges answers with the changes after a number, none without. With wait it waits for one that long.
 func (a *API) getChanges(w http.ResponseWriter, r *http.Request) error {
 	form := r.URL.Query()
+	last, err := a.service.storage.LastChange(r.Context())
+	if err != nil {
+		return err
+	}
+	answer := changesAnswer{last, []change{}}
+	if !form.Has("after") {
+		writeJSON(w, http.StatusOK, answer)
+		return nil
+	}
 	after, err := strconv.ParseUint(form.Get("after"), 10, 64)
 	if err != nil {
 		return Problems{fmt.Sprintf("after is %q, want the number of a change", clip(form.Get("after")))}
@@ -372,9 +381,6 @@ func (a *API) getChanges(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), wait+time.Second)
 	defer cancel()
 	deadline := time.Now().Add(wait)
-	answer := struct {
-		Changes []change `json:"changes"`
-	}{[]change{}}
 	for {
 		changes, err := a.service.storage.Changes(ctx, after, maxPage)
 		if errors.Is(err, storage.ErrNotFound) {
@@ -387,6 +393,7 @@ func (a *API) getChanges(w http.ResponseWriter, r *http.Request) error {
 		if len(changes) > 0 || !time.Now().Before(deadline) {
 			for _, c := range changes {
 				answer.Changes = append(answer.Changes, change{c.Number, c.Name})
+				answer.Last = max(answer.Last, c.Number)
 			}
 			writeJSON(w, http.StatusOK, answer)
 			return nil
@@ -397,6 +404,12 @@ func (a *API) getChanges(w http.ResponseWriter, r *http.Request) error {
 		case <-time.After(min(poll, time.Until(deadline))):
 		}
 	}
+}
+
+type changesAnswer struct {
+	// Last is the number of the last change.
+	Last    uint64   `json:"last"`
+	Changes []change `json:"changes"`
 }
 
 type change struct {

@@ -151,9 +151,10 @@ func TestAPI(t *testing.T) {
 	if err != nil || record.Name != "*.shop.example" || len(record.Certificates) != 1 {
 		t.Errorf("record %+v %v", record, err)
 	}
-	a.ask("GET", "/v1/changes?after=0", "", 200, `{"changes":[{"number":1,"name":"shop.example"},{"number":2,"name":"shop.example"},`)
+	a.ask("GET", "/v1/changes?after=0", "", 200, `{"last":6,"changes":[{"number":1,"name":"shop.example"},{"number":2,"name":"shop.example"},`)
 	a.ask("GET", "/v1/changes?after=99", "", 410, "trust nothing")
-	a.ask("GET", "/v1/changes?after=6", "", 200, `{"changes":[]}`)
+	a.ask("GET", "/v1/changes?after=6", "", 200, `{"last":6,"changes":[]}`)
+	a.ask("GET", "/v1/changes", "", 200, `{"last":6,"changes":[]}`)
 	time.AfterFunc(20*time.Millisecond, func() { a.ask("DELETE", "/v1/domains/shop.example/certificates/ecdsa", "", 204, "") })
 	a.ask("GET", "/v1/changes?after=6&wait=30s", "", 200, `{"number":7,"name":"shop.example"}`)
 	a.ask("DELETE", "/v1/domains/shop.example", "", 204, "")
@@ -190,7 +191,7 @@ func TestWrongInput(t *testing.T) {
 		{"DELETE", "/v1/domains/shop.example/certificates/dsa", "", 422, `kind is \"dsa\", want ecdsa or rsa`},
 		{"GET", "/v1/domains?limit=0&label=x&page=2", "", 422, "3 things are wrong"},
 		{"GET", "/v1/domains?limit=1001", "", 422, "want 1 to 1000"},
-		{"GET", "/v1/changes", "", 422, "want the number of a change"},
+		{"GET", "/v1/changes?after=", "", 422, "want the number of a change"},
 		{"GET", "/v1/changes?after=1&wait=1h", "", 422, "want up to 55s"},
 		{"GET", "/v1/domains/shop.example", "", 404, "not found"},
 		{"GET", "/v1/challenges/a.b", "", 422, "is no token of ACME"},
