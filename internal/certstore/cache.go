@@ -92,16 +92,14 @@ func (c *cache) put(e *entry) (evicted int) {
 	return evicted
 }
 
-// remove takes the entry of a name out and returns it.
-func (c *cache) remove(name string) *entry {
+// remove takes the entry of a name out.
+func (c *cache) remove(name string) {
 	s, _ := c.of(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.entries[name]
-	if e != nil {
+	if e := s.entries[name]; e != nil {
 		s.drop(e)
 	}
-	return e
 }
 
 // drop takes an entry out of its shard; its place in the queue stays empty until it comes to the front.

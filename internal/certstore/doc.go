@@ -27,6 +27,6 @@
 //	client's network asked for too many  → unknown, for now
 //	else, once for all who wait: Redis (name and wildcard in one call), the API if it fails or knows neither
 //
-// Limits: a certificate that is in nobody's memory cannot be served while both sources are away. Names
+// Limits: Redis must not evict (maxmemory-policy noeviction). A certificate that is in nobody's memory cannot be served while both sources are away. Names
 // without a dot, addresses, and handshakes without a name get the default certificate, if there is one.
 package certstore

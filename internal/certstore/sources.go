@@ -33,6 +33,9 @@ func (b *brokenRecord) Unwrap() error { return b.err }
 type redisSource struct {
 	client rueidis.Client
 	keys   *certrecord.Keyring
+	// alone says that there is no API to ask: then a record that is not there, while the stream of changes is, is
+	// one that shopset-certs has not. It publishes all before it begins the stream.
+	alone bool
 }
 
 // find returns the record of a name, or of its wildcard, in one round trip. errNone is said of a domain that was
@@ -46,8 +49,17 @@ func (s *redisSource) find(ctx context.Context, name string) (*certrecord.Record
 	for i, name := range names {
 		commands[i] = s.client.B().Get().Key(certrecord.RedisKey(name)).Build()
 	}
+	if s.alone {
+		commands = append(commands, s.client.B().Exists().Key(certrecord.ChangesKey).Build())
+	}
+	results := s.client.DoMulti(ctx, commands...)
 	none := errAbsent
-	for i, result := range s.client.DoMulti(ctx, commands...) {
+	if s.alone {
+		if complete, err := results[len(names)].AsBool(); err == nil && complete {
+			none = errNone
+		}
+	}
+	for i, result := range results[:len(names)] {
 		sealed, err := result.AsBytes()
 		if rueidis.IsRedisNil(err) {
 			continue

@@ -132,7 +132,7 @@ func New(config Config) (*Store, error) {
 		scanners: &scanners{seed: maphash.MakeSeed(), perHour: uint32(config.UnknownPerHour), burst: uint32(config.UnknownPerHour)}, //nolint:gosec // A small number.
 		flights:  map[string]*flight{}, refreshing: make(chan struct{}, maxRefreshing)}
 	if config.Redis != nil {
-		s.redis = &redisSource{config.Redis, config.Keys}
+		s.redis = &redisSource{config.Redis, config.Keys, config.API == nil}
 	}
 	if config.API != nil {
 		s.api = &apiSource{*config.API, config.Keys}
@@ -354,7 +354,7 @@ const coveredTime = 24 * 3600
 // there is no better one.
 func (s *Store) fetch(ctx context.Context, name string, newest uint64) (*entry, error) {
 	var old *entry
-	var failed error = ErrUnavailable
+	failed := ErrUnavailable
 	if s.redis != nil && s.redisBreaker.allows(s.config.Now()) {
 		if !s.redisCalls.Allow() {
 			return nil, ErrBusy
@@ -365,8 +365,8 @@ func (s *Store) fetch(ctx context.Context, name string, newest uint64) (*entry, 
 			return e, nil
 		case err == nil:
 			old = e
-		case errors.Is(err, errNone) && s.api == nil:
-			return nil, ErrUnknown
+		case errors.Is(err, errNone): // The API may know better, if it answers.
+			failed = ErrUnknown
 		case errors.Is(err, errAbsent):
 			failed = errAbsent
 		}
