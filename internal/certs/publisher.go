@@ -71,6 +71,21 @@ func (p *Publisher) Kick() {
 	}
 }
 
+// Challenge brings a challenge of ACME to Redis, or takes it away when the answer is empty. When that fails the
+// proxies ask the API.
+func (p *Publisher) Challenge(ctx context.Context, token, keyAuthorization string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	key := certrecord.ChallengeKey(token)
+	command := p.redis.B().Del().Key(key).Build()
+	if keyAuthorization != "" {
+		command = p.redis.B().Set().Key(key).Value(keyAuthorization).Px(challengeTime).Build()
+	}
+	if err := p.redis.Do(ctx, command).Error(); err != nil {
+		slog.Warn("a challenge of ACME does not reach Redis", "error", err)
+	}
+}
+
 // Lag is how many changes Redis is behind.
 func (p *Publisher) Lag(ctx context.Context) (uint64, error) {
 	last, err := p.service.storage.LastChange(ctx)

@@ -51,7 +51,7 @@ func publishing(t *testing.T, s storage.Storage, redis rueidis.Client) (service 
 	t.Helper()
 	service = certs.NewService(s, keyring(t, 1), slog.New(slog.DiscardHandler))
 	publisher = certs.NewPublisher(service, redis)
-	service.OnChange(publisher.Kick)
+	service.PublishTo(publisher)
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	group.Go(func() { publisher.Run(ctx) })

@@ -25,15 +25,18 @@ type Service struct {
 	now     func() time.Time
 	// changed is told, without waiting, of every change.
 	changed func()
+	// challenge is told of every challenge; an empty answer says that it is over.
+	challenge func(ctx context.Context, token, keyAuthorization string)
 }
 
 // NewService makes one. audit gets a line for every change.
 func NewService(s storage.Storage, keys *certrecord.Keyring, audit *slog.Logger) *Service {
-	return &Service{storage: s, keys: keys, audit: audit, now: time.Now, changed: func() {}}
+	return &Service{storage: s, keys: keys, audit: audit, now: time.Now, changed: func() {},
+		challenge: func(context.Context, string, string) {}}
 }
 
-// OnChange has a function called after every change; it must not block. It is set before the service is used.
-func (s *Service) OnChange(changed func()) { s.changed = changed }
+// PublishTo has a publisher told of changes and challenges. It is set before the service is used.
+func (s *Service) PublishTo(p *Publisher) { s.changed, s.challenge = p.Kick, p.Challenge }
 
 // Domain is what users say and are told of a domain.
 type Domain struct {

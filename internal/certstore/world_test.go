@@ -80,7 +80,7 @@ func newWorld(t testing.TB, edit func(*certstore.Config)) *world {
 	t.Cleanup(func() { _ = db.Close() })
 	w.service = certs.NewService(db, keys, slog.New(slog.DiscardHandler))
 	w.publisher = certs.NewPublisher(w.service, w.direct)
-	w.service.OnChange(w.publisher.Kick)
+	w.service.PublishTo(w.publisher)
 	clients := filepath.Join(t.TempDir(), "clients")
 	sum := sha256.Sum256([]byte(token))
 	if err := os.WriteFile(clients, []byte("proxy reader token "+hex.EncodeToString(sum[:])), 0o600); err != nil {
