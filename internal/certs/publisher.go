@@ -27,7 +27,7 @@ import (
 // anywhere is continued by the next.
 type Publisher struct {
 	service *Service
-	redis   rueidis.Client
+	redis   *certrecord.Redis
 	kick    chan struct{}
 	// published is the number of the last change that this one knows to be in Redis.
 	published atomic.Uint64
@@ -59,7 +59,7 @@ end
 return 1`)
 
 // NewPublisher makes one; it publishes while Run runs.
-func NewPublisher(service *Service, redis rueidis.Client) *Publisher {
+func NewPublisher(service *Service, redis *certrecord.Redis) *Publisher {
 	return &Publisher{service: service, redis: redis, kick: make(chan struct{}, 1)}
 }
 
@@ -77,11 +77,15 @@ func (p *Publisher) Challenge(ctx context.Context, token, keyAuthorization strin
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	key := certrecord.ChallengeKey(token)
-	command := p.redis.B().Del().Key(key).Build()
-	if keyAuthorization != "" {
-		command = p.redis.B().Set().Key(key).Value(keyAuthorization).Px(challengeTime).Build()
+	redis, err := p.redis.Client()
+	if err == nil {
+		command := redis.B().Del().Key(key).Build()
+		if keyAuthorization != "" {
+			command = redis.B().Set().Key(key).Value(keyAuthorization).Px(challengeTime).Build()
+		}
+		err = redis.Do(ctx, command).Error()
 	}
-	if err := p.redis.Do(ctx, command).Error(); err != nil {
+	if err != nil {
 		slog.Warn("a challenge of ACME does not reach Redis", "error", err)
 	}
 }
@@ -127,9 +131,26 @@ func (p *Publisher) Run(ctx context.Context) {
 	}
 }
 
+// Republish writes everything anew, as after a rotation of keys.
+func (p *Publisher) Republish(ctx context.Context) error {
+	redis, err := p.redis.Client()
+	if err != nil {
+		return err
+	}
+	cursor, err := p.cursor(ctx, redis)
+	if err == nil {
+		_, err = p.publishAll(ctx, redis, cursor)
+	}
+	return err
+}
+
 // publish brings Redis up to date once.
 func (p *Publisher) publish(ctx context.Context) error {
-	cursor, err := p.cursor(ctx)
+	redis, err := p.redis.Client()
+	if err != nil {
+		return err
+	}
+	cursor, err := p.cursor(ctx, redis)
 	if err != nil {
 		return err
 	}
@@ -142,7 +163,7 @@ func (p *Publisher) publish(ctx context.Context) error {
 		}
 		switch {
 		case errors.Is(err, storage.ErrNotFound):
-			if cursor, err = p.publishAll(ctx, cursor); err != nil {
+			if cursor, err = p.publishAll(ctx, redis, cursor); err != nil {
 				return err
 			}
 			p.published.Store(cursor)
@@ -153,7 +174,7 @@ func (p *Publisher) publish(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		if err := p.publishChanges(ctx, changes); err != nil {
+		if err := p.publishChanges(ctx, redis, changes); err != nil {
 			return err
 		}
 		if len(changes) > 0 {
@@ -167,8 +188,8 @@ func (p *Publisher) publish(ctx context.Context) error {
 }
 
 // cursor is the number of the last change in Redis, zero when it knows none.
-func (p *Publisher) cursor(ctx context.Context) (uint64, error) {
-	entries, err := p.redis.Do(ctx, p.redis.B().Xrevrange().Key(certrecord.ChangesKey).End("+").Start("-").Count(1).Build()).AsXRange()
+func (p *Publisher) cursor(ctx context.Context, redis rueidis.Client) (uint64, error) {
+	entries, err := redis.Do(ctx, redis.B().Xrevrange().Key(certrecord.ChangesKey).End("+").Start("-").Count(1).Build()).AsXRange()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return 0, fmt.Errorf("redis: %w", err)
 	}
@@ -183,7 +204,7 @@ func (p *Publisher) cursor(ctx context.Context) (uint64, error) {
 	return cursor, nil
 }
 
-func (p *Publisher) publishChanges(ctx context.Context, changes []storage.Numbered) error {
+func (p *Publisher) publishChanges(ctx context.Context, redis rueidis.Client, changes []storage.Numbered) error {
 	// A name that changed several times is published once, as it is now, which is not older than its last change.
 	var records []rueidis.LuaExec
 	seen := map[string]bool{}
@@ -198,14 +219,14 @@ func (p *Publisher) publishChanges(ctx context.Context, changes []storage.Number
 		}
 		records = append(records, setRecord(change.Name, sealed, "newer"))
 	}
-	if err := p.set(ctx, records); err != nil {
+	if err := set(ctx, redis, records); err != nil {
 		return err
 	}
 	entries := make(rueidis.Commands, len(changes))
 	for i, change := range changes {
-		entries[i] = p.entry(change.Number, change.Name)
+		entries[i] = entry(redis, change.Number, change.Name)
 	}
-	for _, result := range p.redis.DoMulti(ctx, entries...) {
+	for _, result := range redis.DoMulti(ctx, entries...) {
 		if err := result.Error(); err != nil && !isKnown(err) {
 			return fmt.Errorf("redis: %w", err)
 		}
@@ -228,11 +249,11 @@ func setRecord(name string, sealed []byte, when string) rueidis.LuaExec {
 	return rueidis.LuaExec{Keys: []string{certrecord.RedisKey(name)}, Args: []string{rueidis.BinaryString(sealed), when, strconv.FormatInt(tombstoneTime.Milliseconds(), 10)}}
 }
 
-func (p *Publisher) set(ctx context.Context, records []rueidis.LuaExec) error {
+func set(ctx context.Context, redis rueidis.Client, records []rueidis.LuaExec) error {
 	if len(records) == 0 {
 		return nil
 	}
-	for _, result := range setNewer.ExecMulti(ctx, p.redis, records...) {
+	for _, result := range setNewer.ExecMulti(ctx, redis, records...) {
 		if err := result.Error(); err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
@@ -241,8 +262,8 @@ func (p *Publisher) set(ctx context.Context, records []rueidis.LuaExec) error {
 }
 
 // entry appends a change to the stream. A name "*" says that anything may have changed.
-func (p *Publisher) entry(number uint64, name string) rueidis.Completed {
-	return p.redis.B().Xadd().Key(certrecord.ChangesKey).Maxlen().Almost().Threshold(strconv.Itoa(streamLength)).
+func entry(redis rueidis.Client, number uint64, name string) rueidis.Completed {
+	return redis.B().Xadd().Key(certrecord.ChangesKey).Maxlen().Almost().Threshold(strconv.Itoa(streamLength)).
 		Id(strconv.FormatUint(number, 10)+"-0").FieldValue().FieldValue("name", name).Build()
 }
 
@@ -255,7 +276,7 @@ func isKnown(err error) bool {
 // publishAll writes every record, whatever is there, and begins the stream anew. Changes that are made meanwhile
 // come after it. Records of domains that are no more stay until their names change: no proxy asks for them
 // but by a name that is in nobody's DNS any more, and then they are as they were when the database was restored.
-func (p *Publisher) publishAll(ctx context.Context, cursor uint64) (uint64, error) {
+func (p *Publisher) publishAll(ctx context.Context, redis rueidis.Client, cursor uint64) (uint64, error) {
 	last, err := p.service.storage.LastChange(ctx)
 	if err != nil || last == 0 && cursor == 0 {
 		return 0, err
@@ -270,20 +291,20 @@ func (p *Publisher) publishAll(ctx context.Context, cursor uint64) (uint64, erro
 		if len(domains) == 0 {
 			break
 		}
-		if err := p.publishPage(ctx, after, domains); err != nil {
+		if err := p.publishPage(ctx, redis, after, domains); err != nil {
 			return 0, err
 		}
 		count += len(domains)
 		after = domains[len(domains)-1].Name
 	}
 	// Away with a stream of another database; proxies see its numbers fall and trust nothing that they have.
-	if cursor > 0 {
-		if err := p.redis.Do(ctx, p.redis.B().Del().Key(certrecord.ChangesKey).Build()).Error(); err != nil {
+	if cursor > last {
+		if err := redis.Do(ctx, redis.B().Del().Key(certrecord.ChangesKey).Build()).Error(); err != nil {
 			return 0, fmt.Errorf("redis: %w", err)
 		}
 	}
 	if last > 0 {
-		if err := p.redis.Do(ctx, p.entry(last, "*")).Error(); err != nil && !isKnown(err) {
+		if err := redis.Do(ctx, entry(redis, last, "*")).Error(); err != nil && !isKnown(err) {
 			return 0, fmt.Errorf("redis: %w", err)
 		}
 	}
@@ -291,7 +312,7 @@ func (p *Publisher) publishAll(ctx context.Context, cursor uint64) (uint64, erro
 	return last, nil
 }
 
-func (p *Publisher) publishPage(ctx context.Context, after string, domains []storage.Domain) error {
+func (p *Publisher) publishPage(ctx context.Context, redis rueidis.Client, after string, domains []storage.Domain) error {
 	certificates, err := p.service.storage.Certificates(ctx, after, domains[len(domains)-1].Name)
 	if err != nil {
 		return err
@@ -313,5 +334,5 @@ func (p *Publisher) publishPage(ctx context.Context, after string, domains []sto
 		}
 		records = append(records, setRecord(domains[i].Name, sealed, "always"))
 	}
-	return p.set(ctx, records)
+	return set(ctx, redis, records)
 }

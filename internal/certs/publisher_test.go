@@ -47,9 +47,11 @@ func eventually(t testing.TB, check func() error) {
 }
 
 // publishing is a service with a publisher that runs until stop.
-func publishing(t *testing.T, s storage.Storage, redis rueidis.Client) (service *certs.Service, publisher *certs.Publisher, stop func()) {
+func publishing(t *testing.T, s storage.Storage, address string) (service *certs.Service, publisher *certs.Publisher, stop func()) {
 	t.Helper()
 	service = certs.NewService(s, keyring(t, 1), slog.New(slog.DiscardHandler))
+	redis := certrecord.NewRedis(rueidis.ClientOption{InitAddress: []string{address}, DisableCache: true})
+	t.Cleanup(redis.Close)
 	publisher = certs.NewPublisher(service, redis)
 	service.PublishTo(publisher)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -105,9 +107,10 @@ func stream(t *testing.T, redis rueidis.Client) (entries []string) {
 func TestPublisher(t *testing.T) {
 	t.Parallel()
 	server := testservers.NewRedis(t)
-	redis := redisClient(t, server.Address())
+	address := server.Address()
+	redis := redisClient(t, address)
 	s := store(t, filepath.Join(t.TempDir(), "db"))
-	service, publisher, stop := publishing(t, s, redis)
+	service, publisher, stop := publishing(t, s, address)
 	put(t, service, "a.example", "one")
 	inRedis(t, redis, "a.example", "one")
 	chain, key := certstest.New(t).Pair(t, "a.example")
@@ -149,7 +152,7 @@ func TestPublisher(t *testing.T) {
 	// A publisher that stops is continued by the next, from where Redis is.
 	stop()
 	put(t, service, "d.example", "five")
-	service, _, stop = publishing(t, s, redis)
+	service, _, stop = publishing(t, s, address)
 	inRedis(t, redis, "d.example", "five")
 
 	// Redis comes back empty.
@@ -170,7 +173,7 @@ func TestPublisher(t *testing.T) {
 
 	// The database is another, with lower numbers: what it says counts.
 	restored := store(t, filepath.Join(t.TempDir(), "db"))
-	service, _, _ = publishing(t, restored, redis)
+	service, _, _ = publishing(t, restored, address)
 	put(t, service, "c.example", "restored")
 	inRedis(t, redis, "c.example", "restored")
 	eventually(t, func() error {
@@ -186,11 +189,12 @@ func TestPublisher(t *testing.T) {
 func TestPublishers(t *testing.T) {
 	t.Parallel()
 	const writers, each = 3, 40
-	redis := redisClient(t, testservers.Redis(t))
+	address := testservers.Redis(t)
+	redis := redisClient(t, address)
 	path := filepath.Join(t.TempDir(), "db")
 	var group sync.WaitGroup
 	for w := range writers {
-		service, _, _ := publishing(t, store(t, path), redis)
+		service, _, _ := publishing(t, store(t, path), address)
 		group.Go(func() {
 			for i := range each {
 				if _, err := service.PutDomain(t.Context(), "t", certs.Domain{Name: fmt.Sprintf("d%d.example", i%7), Shop: fmt.Sprintf("s%d-%d", w, i)}, 0); err != nil {
@@ -231,7 +235,8 @@ func TestPublishers(t *testing.T) {
 func TestPublishMany(t *testing.T) {
 	t.Parallel()
 	const domains = 1203
-	redis := redisClient(t, testservers.Redis(t))
+	address := testservers.Redis(t)
+	redis := redisClient(t, address)
 	s := store(t, filepath.Join(t.TempDir(), "db"))
 	keys := keyring(t, 1)
 	var changes []storage.Change
@@ -246,7 +251,7 @@ func TestPublishMany(t *testing.T) {
 	if _, err := s.Apply(t.Context(), changes...); err != nil {
 		t.Fatal(err)
 	}
-	publishing(t, s, redis)
+	publishing(t, s, address)
 	for i := range domains {
 		name := fmt.Sprintf("d%04d.example", i)
 		inRedis(t, redis, name, "s")

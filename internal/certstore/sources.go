@@ -31,8 +31,8 @@ func (b *brokenRecord) Unwrap() error { return b.err }
 
 // redisSource reads what shopset-certs publishes.
 type redisSource struct {
-	client rueidis.Client
-	keys   *certrecord.Keyring
+	redis *certrecord.Redis
+	keys  *certrecord.Keyring
 	// alone says that there is no API to ask: then a record that is not there, while the stream of changes is, is
 	// one that shopset-certs has not. It publishes all before it begins the stream.
 	alone bool
@@ -41,18 +41,22 @@ type redisSource struct {
 // find returns the record of a name, or of its wildcard, in one round trip. errNone is said of a domain that was
 // deleted, and whose wildcard was not there or was deleted, too.
 func (s *redisSource) find(ctx context.Context, name string) (*certrecord.Record, error) {
+	client, err := s.redis.Client()
+	if err != nil {
+		return nil, err
+	}
 	names := []string{name}
 	if wildcard := certrecord.Wildcard(name); wildcard != "" && name[0] != '*' {
 		names = append(names, wildcard)
 	}
 	commands := make(rueidis.Commands, len(names))
 	for i, name := range names {
-		commands[i] = s.client.B().Get().Key(certrecord.RedisKey(name)).Build()
+		commands[i] = client.B().Get().Key(certrecord.RedisKey(name)).Build()
 	}
 	if s.alone {
-		commands = append(commands, s.client.B().Exists().Key(certrecord.ChangesKey).Build())
+		commands = append(commands, client.B().Exists().Key(certrecord.ChangesKey).Build())
 	}
-	results := s.client.DoMulti(ctx, commands...)
+	results := client.DoMulti(ctx, commands...)
 	none := errAbsent
 	if s.alone {
 		if complete, err := results[len(names)].AsBool(); err == nil && complete {
@@ -91,7 +95,11 @@ var errForgotten = errors.New("changes were forgotten")
 
 // last is the number of the last change that Redis has, zero for none.
 func (s *redisSource) last(ctx context.Context) (uint64, error) {
-	entries, err := s.client.Do(ctx, s.client.B().Xrevrange().Key(certrecord.ChangesKey).End("+").Start("-").Count(1).Build()).AsXRange()
+	client, err := s.redis.Client()
+	if err != nil {
+		return 0, err
+	}
+	entries, err := client.Do(ctx, client.B().Xrevrange().Key(certrecord.ChangesKey).End("+").Start("-").Count(1).Build()).AsXRange()
 	if err != nil && !rueidis.IsRedisNil(err) || len(entries) == 0 {
 		return 0, ignoreNil(err)
 	}
@@ -122,9 +130,13 @@ const maxChanges = 1000
 // changes returns those after a number, and waits for one for a while. errForgotten says that the number itself
 // is not there any more, so that some between may be missing.
 func (s *redisSource) changes(ctx context.Context, after uint64, wait time.Duration) ([]change, error) {
+	client, err := s.redis.Client()
+	if err != nil {
+		return nil, err
+	}
 	id := strconv.FormatUint(after, 10) + "-0"
 	if after > 0 {
-		present, err := s.client.Do(ctx, s.client.B().Xrange().Key(certrecord.ChangesKey).Start(id).End(id).Count(1).Build()).AsXRange()
+		present, err := client.Do(ctx, client.B().Xrange().Key(certrecord.ChangesKey).Start(id).End(id).Count(1).Build()).AsXRange()
 		if err := ignoreNil(err); err != nil {
 			return nil, err
 		}
@@ -132,7 +144,7 @@ func (s *redisSource) changes(ctx context.Context, after uint64, wait time.Durat
 			return nil, errForgotten
 		}
 	}
-	answer, err := s.client.Do(ctx, s.client.B().Xread().Count(maxChanges).Block(wait.Milliseconds()).Streams().Key(certrecord.ChangesKey).Id(id).Build()).AsXRead()
+	answer, err := client.Do(ctx, client.B().Xread().Count(maxChanges).Block(wait.Milliseconds()).Streams().Key(certrecord.ChangesKey).Id(id).Build()).AsXRead()
 	if err := ignoreNil(err); err != nil {
 		return nil, err
 	}

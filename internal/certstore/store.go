@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/rueidis"
 	"golang.org/x/time/rate"
 
 	"github.com/shopset/shopset/internal/certrecord"
@@ -21,7 +20,7 @@ import (
 
 // Config of a store. Redis or API may be missing, not both.
 type Config struct {
-	Redis rueidis.Client
+	Redis *certrecord.Redis
 	API   *API
 	Keys  *certrecord.Keyring
 	// Default is for handshakes that name no domain, if there is one.

@@ -54,15 +54,16 @@ type world struct {
 
 const token = "token"
 
-func client(t testing.TB, address string) rueidis.Client {
+func options(address string) rueidis.ClientOption {
+	return rueidis.ClientOption{InitAddress: []string{address}, DisableCache: true, Dialer: net.Dialer{Timeout: 300 * time.Millisecond},
+		ConnWriteTimeout: 300 * time.Millisecond, DisableRetry: true}
+}
+
+func redisAt(t testing.TB, address string) *certrecord.Redis {
 	t.Helper()
-	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{address}, DisableCache: true, Dialer: net.Dialer{Timeout: 300 * time.Millisecond},
-		ConnWriteTimeout: 300 * time.Millisecond, DisableRetry: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
+	r := certrecord.NewRedis(options(address))
+	t.Cleanup(r.Close)
+	return r
 }
 
 func newWorld(t testing.TB, edit func(*certstore.Config)) *world {
@@ -72,14 +73,17 @@ func newWorld(t testing.TB, edit func(*certstore.Config)) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, ca: certstest.New(t), keys: keys, redis: testservers.NewRedis(t)}
-	w.direct = client(t, w.redis.Address())
+	if w.direct, err = rueidis.NewClient(options(w.redis.Address())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.direct.Close)
 	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	w.service = certs.NewService(db, keys, slog.New(slog.DiscardHandler))
-	w.publisher = certs.NewPublisher(w.service, w.direct)
+	w.publisher = certs.NewPublisher(w.service, redisAt(t, w.redis.Address()))
 	w.service.PublishTo(w.publisher)
 	clients := filepath.Join(t.TempDir(), "clients")
 	sum := sha256.Sum256([]byte(token))
@@ -103,7 +107,7 @@ func newWorld(t testing.TB, edit func(*certstore.Config)) *world {
 	}))
 	t.Cleanup(server.Close)
 	w.redisWay, w.apiWay = newWay(t, w.redis.Address()), newWay(t, server.Listener.Addr().String())
-	config := certstore.Config{Redis: client(t, w.redisWay.address), Keys: keys, RedisTimeout: 100 * time.Millisecond, APITimeout: 300 * time.Millisecond,
+	config := certstore.Config{Redis: redisAt(t, w.redisWay.address), Keys: keys, RedisTimeout: 100 * time.Millisecond, APITimeout: 300 * time.Millisecond,
 		API: &certstore.API{URL: "http://" + w.apiWay.address, Token: token, Client: &http.Client{Transport: &http.Transport{}}}}
 	if edit != nil {
 		edit(&config)
