@@ -89,6 +89,10 @@ bench-containertester: tools ## containertester against its peers and bare calls
 	@cd bench && CGO_ENABLED=0 go build -o $(TOOLS)/bench-containertester ./containertester
 	@TESTCONTAINERS_RYUK_DISABLED=true hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images $(TOOLS)/bench-containertester 2>/dev/null
 
+bench-certs: ## TLS for many domains: the proxy's store against nginx with Lua and HAProxy
+	@hack/ensure-packages nginx-light libnginx-mod-http-lua lua-nginx-redis haproxy redis-server
+	@cd bench && go run ./certs
+
 ## Development
 
 generate: ## Generate deep copies and the CRD from api/
@@ -108,4 +112,4 @@ tools: | $(TOOLS)
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev
 
-.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester generate tools
+.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester bench-certs generate tools
