@@ -9,7 +9,8 @@
 //     that is allowed.
 //   - The program gets the process: it is PID 1 if the entrypoint was, with the same environment, so
 //     signals and exit codes are its own.
-//   - Nothing is read outside of --in, and nothing written outside of --out, whatever symbolic links say.
+//   - Nothing is read outside of --in but the files that NAME_FILE variables name, and nothing written outside of
+//     --out, whatever symbolic links say. Links to folders inside of --in are followed.
 //   - Values of secrets are in no output but the rendered files.
 //
 // Algorithm:
@@ -22,6 +23,7 @@
 //	check    the image's own command, such as nginx -t
 //	exec     the program
 //
-// Limits: 10,000 files; a template and what it makes have 512 KiB at most, a file that is copied 64 MiB;
+// Limits: 10,000 files; a template and what it makes have 512 KiB at most, a file that is copied 64 MiB, all of
+// them 256 MiB;
 // for the rest see packages render and envschema. The check has 30 seconds.
 package entrypoint

@@ -212,3 +212,41 @@ func TestOutputs(t *testing.T) {
 		t.Errorf("read-only, and all is as it shall be: %d %q", code, said)
 	}
 }
+
+// TestNothingIsForgotten: links to folders are followed, names with dots are names, and nothing at all is a mistake.
+func TestNothingIsForgotten(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/..2026_01_01/a/x.conf.tmpl", "x")
+	must(t, os.Symlink("..2026_01_01", "in/..data"))
+	must(t, os.Symlink("..data/a", "in/a")) // As Kubernetes lays out a volume of keys with folders.
+	write(t, "in/..important.conf", "y")
+	write(t, "in/real/z", "z")
+	must(t, os.Symlink("real", "in/link"))
+	if code, said := run(t); code != 0 {
+		t.Fatal(said)
+	}
+	for name, want := range map[string]string{"out/a/x.conf": "x", "out/..important.conf": "y", "out/real/z": "z", "out/link/z": "z"} {
+		if content, err := os.ReadFile(name); err != nil || string(content) != want {
+			t.Errorf("%s: %q %v", name, content, err)
+		}
+	}
+	must(t, os.Symlink(".", "in/again"))
+	if code, said := run(t); code == 0 || !strings.Contains(said, "links to folders lead into each other") && !strings.Contains(said, "too many levels of symbolic links") {
+		t.Errorf("links in a circle: %d %s", code, said)
+	}
+	must(t, os.RemoveAll("in"))
+	must(t, os.Mkdir("in", 0o755))
+	if code, said := run(t); code == 0 || !strings.Contains(said, "in: there is no file in it") {
+		t.Errorf("nothing: %d %s", code, said)
+	}
+}
+
+func TestAFolderIsNoFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	must(t, os.Mkdir("d", 0o755))
+	var stderr bytes.Buffer
+	code := entrypoint.Run(t.Context(), &entrypoint.Options{Sources: entrypoint.Sources{Pairs: []entrypoint.Pair{{In: "d", Out: "o"}}}, Stderr: &stderr})
+	if code == 0 || !strings.Contains(stderr.String(), "d is a folder; --in takes folders") {
+		t.Errorf("%d %s", code, &stderr)
+	}
+}

@@ -19,6 +19,8 @@ const (
 	maxFiles      = 10_000
 	maxCopyBytes  = 64 << 20
 	maxInputBytes = render.MaxBytes
+	// maxTotalBytes of files that are copied are held in memory at once.
+	maxTotalBytes = 256 << 20
 )
 
 // Sources say where templates are.
@@ -95,6 +97,9 @@ func gatherPair(pair Pair) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f == nil {
+		return nil, fmt.Errorf("%s is a folder; --in takes folders", pair.In)
+	}
 	f.out, f.name = filepath.Dir(pair.Out), filepath.Base(pair.Out)
 	if f.template == nil {
 		if len(f.content) > maxInputBytes {
@@ -111,53 +116,75 @@ func gatherFolder(in, out string) (files []*file, problems []error) {
 		return nil, []error{fmt.Errorf("%s: %w", in, told(err))}
 	}
 	defer root.Close()
-	partials := map[string]string{}
-	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", filepath.Join(in, name), told(err)))
-			return nil
-		}
-		if name == "." {
-			return nil
-		}
-		if strings.HasPrefix(entry.Name(), "..") {
-			// How Kubernetes lays out the files of a ConfigMap; beside them are links into it.
-			if entry.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if entry.IsDir() {
-			return nil
-		}
-		if len(files) == maxFiles {
-			return fmt.Errorf("%s holds more than %d files", in, maxFiles)
-		}
-		f, err := load(root, in, name, entry.Type().IsRegular())
-		if err != nil {
-			problems = append(problems, err)
-			return nil
-		}
-		if f == nil {
-			return nil
-		}
-		f.out = out
-		if f.template != nil && f.template.Syntax == render.Go && strings.HasPrefix(path.Base(f.name), "_") {
-			partials[path.Join(path.Dir(f.name), strings.TrimPrefix(path.Base(f.name), "_"))] = f.template.Text
-			return nil
-		}
-		files = append(files, f)
-		return nil
-	})
-	if err != nil {
-		problems = append(problems, err)
+	w := &walk{root: root, in: in, out: out, partials: map[string]string{}}
+	if err := w.folder(".", 0); err != nil {
+		w.problems = append(w.problems, err)
 	}
+	files, problems = w.files, w.problems
+	if len(files) == 0 && len(problems) == 0 {
+		problems = []error{fmt.Errorf("%s: there is no file in it", in)}
+	}
+	partials := w.partials
 	for _, f := range files {
 		if f.template != nil && f.template.Syntax == render.Go {
 			f.template.Partials = partials
 		}
 	}
 	return files, problems
+}
+
+// walk goes through a folder.
+type walk struct {
+	root     *os.Root
+	in, out  string
+	files    []*file
+	partials map[string]string
+	problems []error
+	total    int
+}
+
+// maxLinks bounds how many links to folders lead into each other.
+const maxLinks = 8
+
+// folder visits everything below a folder; links says how many links led there.
+func (w *walk) folder(from string, links int) error {
+	return fs.WalkDir(w.root.FS(), from, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			w.problems = append(w.problems, fmt.Errorf("%s: %w", filepath.Join(w.in, name), told(err)))
+			return nil
+		}
+		switch {
+		case name == from:
+			return nil
+		// How Kubernetes lays out the files of a ConfigMap: a folder, a link ..data to it, and links through that.
+		case strings.HasPrefix(entry.Name(), "..") && entry.IsDir():
+			return fs.SkipDir
+		case entry.IsDir() || entry.Name() == "..data":
+			return nil
+		case len(w.files) == maxFiles:
+			return fmt.Errorf("%s holds more than %d files", w.in, maxFiles)
+		}
+		f, err := load(w.root, w.in, name, entry.Type().IsRegular())
+		switch {
+		case err != nil:
+			w.problems = append(w.problems, err)
+			return nil
+		case f == nil && links == maxLinks:
+			return fmt.Errorf("%s: links to folders lead into each other", filepath.Join(w.in, name))
+		case f == nil:
+			return w.folder(name, links+1)
+		}
+		if w.total += len(f.content); w.total > maxTotalBytes {
+			return fmt.Errorf("%s holds files of more than %d MiB together", w.in, maxTotalBytes>>20)
+		}
+		f.out = w.out
+		if f.template != nil && f.template.Syntax == render.Go && strings.HasPrefix(path.Base(f.name), "_") {
+			w.partials[path.Join(path.Dir(f.name), strings.TrimPrefix(path.Base(f.name), "_"))] = f.template.Text
+			return nil
+		}
+		w.files = append(w.files, f)
+		return nil
+	})
 }
 
 // load reads one file of a folder; nil when it is a folder, by a link. regular says that it is a file for sure.

@@ -23,7 +23,11 @@ func renderAll(files []*file, environment *envschema.Result) (problems []error) 
 			continue
 		}
 		group.Go(func() error {
-			content, failed := f.template.File(environment.Values)
+			values := environment.Values
+			if f.template.Syntax == render.Envsubst {
+				values = environment.Texts
+			}
+			content, failed := f.template.File(values)
 			f.content, failures[i] = []byte(content), failed
 			return nil
 		})
@@ -39,6 +43,9 @@ func renderAll(files []*file, environment *envschema.Result) (problems []error) 
 func hint(failure error, environment *envschema.Result) error {
 	text := environment.Redact(failure.Error())
 	if missing, ok := errors.AsType[*render.Error](failure); ok && missing.Variable != "" {
+		if err := environment.Unread(missing.Variable); err != nil {
+			return fmt.Errorf("%s; %s_FILE: %w", text, missing.Variable, err)
+		}
 		if environment.Unreadable(missing.Variable) {
 			return errors.New(strings.Replace(text, "is not set", "is set, but not a text in UTF-8", 1))
 		}

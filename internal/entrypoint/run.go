@@ -76,8 +76,8 @@ func Run(ctx context.Context, o *Options) int {
 	if err := writeAll(files); err != nil {
 		return o.report(exitConfig, err)
 	}
-	if err := runCheck(ctx, o.Check, o.Environment); err != nil {
-		return o.report(exitConfig, errors.New(environment.Redact(err.Error())))
+	if err := runCheck(ctx, o.Check, o.Environment, environment.Redact); err != nil {
+		return o.report(exitConfig, err)
 	}
 	if path == "" {
 		return 0
@@ -99,11 +99,11 @@ func loadSchema(path string) (*envschema.Schema, error) {
 	if path == "" {
 		return nil, nil
 	}
-	content, err := os.ReadFile(path)
+	content, err := envschema.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the schema: %w", err)
 	}
-	return envschema.Parse(path, content)
+	return envschema.Parse(path, []byte(content))
 }
 
 // findProgram looks the program up before anything is written.
@@ -112,7 +112,13 @@ func findProgram(program []string) (path string, code int, err error) {
 		return "", 0, nil
 	}
 	path, err = exec.LookPath(program[0])
-	switch {
+	switch info, _ := os.Stat(program[0]); {
+	case program[0] == "":
+		return "", exitNotFound, errors.New("the program's name is empty")
+	case strings.Contains(program[0], "/") && info != nil && info.IsDir():
+		return "", exitNotExecutable, fmt.Errorf("program %s is a folder", program[0])
+	case errors.Is(err, exec.ErrDot):
+		return "", exitNotFound, fmt.Errorf("program %s is found in a folder that PATH names by no absolute path; name it by its whole path", program[0])
 	case err == nil:
 		return path, 0, nil
 	case errors.Is(err, os.ErrPermission):
@@ -122,10 +128,14 @@ func findProgram(program []string) (path string, code int, err error) {
 	}
 }
 
-// maxCheckOutput is how much of the check's output is told: its end, where the error is.
-const maxCheckOutput = 4 << 10
+// maxCheckOutput is how much of the check's output is told: its end, where the error is. More is kept, so that no
+// secret is cut in two before it is hidden.
+const (
+	maxCheckOutput = 4 << 10
+	keptOutput     = 64 << 10
+)
 
-func runCheck(ctx context.Context, line string, environment []string) error {
+func runCheck(ctx context.Context, line string, environment []string, redact func(string) string) error {
 	words := strings.Fields(line)
 	if len(words) == 0 {
 		return nil
@@ -146,7 +156,8 @@ func runCheck(ctx context.Context, line string, environment []string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("check %q did not end within %s", line, checkTimeout)
 	default:
-		return errors.New(strings.TrimSpace(fmt.Sprintf("check %q: %v\n%s", line, err, output.end)))
+		told := redact(string(output.end))
+		return errors.New(strings.TrimSpace(fmt.Sprintf("check %q: %v\n%s", line, err, told[max(0, len(told)-maxCheckOutput):])))
 	}
 }
 
@@ -155,8 +166,8 @@ type tail struct{ end []byte }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.end = append(t.end, p...)
-	if len(t.end) > maxCheckOutput {
-		t.end = slices.Clone(t.end[len(t.end)-maxCheckOutput:])
+	if len(t.end) > keptOutput {
+		t.end = slices.Clone(t.end[len(t.end)-keptOutput:])
 	}
 	return len(p), nil
 }

@@ -72,37 +72,38 @@ func readEnvFile(name string) (map[string]string, []error) {
 // Diff shows what differs between the files that two env files lead to, as a unified diff in which secrets
 // are hidden.
 func Diff(out io.Writer, schemaPath string, sources *Sources, before, after string) (differs bool, err error) {
-	old, err := renderFor(schemaPath, sources, before)
-	if err != nil {
+	old, errOld := checked(schemaPath, before)
+	young, errYoung := checked(schemaPath, after)
+	if err := errors.Join(errOld, errYoung); err != nil {
 		return false, err
 	}
-	young, err := renderFor(schemaPath, sources, after)
-	if err != nil {
+	// Both are rendered with *** in the place of secrets, so that nothing that is made of one shows it.
+	hidden := map[string]bool{}
+	for _, name := range slices.Concat(old.HiddenBeside(young), young.HiddenBeside(old)) {
+		hidden[name] = true
+	}
+	old.Hide()
+	young.Hide()
+	oldFiles, errOld := renderFor(sources, before, old)
+	youngFiles, errYoung := renderFor(sources, after, young)
+	if err := errors.Join(errOld, errYoung); err != nil {
 		return false, err
 	}
-	for _, name := range keys(old.files) {
-		a, b := old.files[name], young.files[name]
-		if a == b {
-			continue
+	for _, name := range keys(oldFiles) {
+		if a, b := oldFiles[name], youngFiles[name]; a != b {
+			differs = true
+			fmt.Fprint(out, udiff.Unified(name+" ("+before+")", name+" ("+after+")", young.Redact(a), old.Redact(b)))
 		}
+	}
+	for _, name := range keys(hidden) {
 		differs = true
-		// A secret of one environment may stand open in the other.
-		hide := func(text string) string { return young.environment.Redact(old.environment.Redact(text)) }
-		if text := udiff.Unified(name+" ("+before+")", name+" ("+after+")", hide(a), hide(b)); text != "" {
-			fmt.Fprint(out, text)
-		} else {
-			fmt.Fprintf(out, "%s: differs in secrets only\n", name)
-		}
+		fmt.Fprintf(out, "the secret %s differs\n", name)
 	}
 	return differs, nil
 }
 
-type rendered struct {
-	files       map[string]string
-	environment *envschema.Result
-}
-
-func renderFor(schemaPath string, sources *Sources, envFile string) (*rendered, error) {
+// checked reads an env file by the schema.
+func checked(schemaPath, envFile string) (*envschema.Result, error) {
 	schema, err := loadSchema(schemaPath)
 	if err != nil {
 		return nil, err
@@ -115,8 +116,11 @@ func renderFor(schemaPath string, sources *Sources, envFile string) (*rendered, 
 	for _, problem := range environment.Problems {
 		problems = append(problems, fmt.Errorf("%s: %s", envFile, problem))
 	}
-	files, failures := sources.gather()
-	problems = append(problems, failures...)
+	return environment, errors.Join(problems...)
+}
+
+func renderFor(sources *Sources, envFile string, environment *envschema.Result) (map[string]string, error) {
+	files, problems := sources.gather()
 	if len(problems) == 0 {
 		for _, problem := range renderAll(files, environment) {
 			problems = append(problems, fmt.Errorf("%s: %w", envFile, problem))
@@ -125,9 +129,9 @@ func renderFor(schemaPath string, sources *Sources, envFile string) (*rendered, 
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
-	result := &rendered{files: map[string]string{}, environment: environment}
+	result := map[string]string{}
 	for _, f := range files {
-		result.files[f.path()] = string(f.content)
+		result[f.path()] = string(f.content)
 	}
 	return result, nil
 }

@@ -1,13 +1,19 @@
 package envschema
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"os"
+	"reflect"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/shopset/shopset/internal/render"
@@ -18,25 +24,76 @@ const fileSuffix = "_FILE"
 
 // Result is a checked environment.
 type Result struct {
-	// Values are what templates see.
+	// Values are what Go templates see: of the types of the schema.
 	Values map[string]any
+	// Texts are what ${NAME} sees: the texts as they were set, or the defaults; nil for what is declared and not set.
+	Texts map[string]any
 	// Problems are all violations; Values are of no use if there are any.
 	Problems []string
 	// Warnings, of deprecated variables.
 	Warnings []string
 	// unreadable are variables that are no text.
 	unreadable map[string]bool
-	// secrets are values that must not be printed.
+	// secrets are values that must not be printed; hidden are the variables that they are of.
 	secrets []string
+	hidden  map[string]bool
+	// unread says why the file of a NAME_FILE variable was not read.
+	unread map[string]error
 }
 
-// Redact puts *** in the place of every secret value.
+// Redact puts *** in the place of every secret value, in the forms in which templates and messages may show
+// it: as it is, quoted, in base64, in a URL, and each line or element of it.
 func (r *Result) Redact(text string) string {
 	for _, secret := range r.secrets {
 		text = strings.ReplaceAll(text, secret, "***")
 	}
 	return text
 }
+
+// HiddenBeside are the names of the variables that are secret and whose values differ from another result's.
+func (r *Result) HiddenBeside(other *Result) (names []string) {
+	for name := range r.hidden {
+		if !reflect.DeepEqual(r.Values[name], other.Values[name]) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Hide puts *** in the place of the secret values themselves, so that whatever templates make of them shows nothing.
+func (r *Result) Hide() {
+	for name := range r.hidden {
+		switch value := r.Values[name].(type) {
+		case nil:
+		case []string:
+			r.Values[name] = slices.Repeat([]string{"***"}, len(value))
+		default:
+			if value != "" {
+				r.Values[name] = "***"
+			}
+		}
+		if text := r.Texts[name]; text != nil && text != "" {
+			r.Texts[name] = "***"
+		}
+	}
+}
+
+// secret marks the value of a variable.
+func (r *Result) secret(name, text string) {
+	r.hidden[name] = true
+	if text == "" {
+		return
+	}
+	parts := append([]string{text}, strings.FieldsFunc(text, func(c rune) bool { return strings.ContainsRune("\n\r,; ", c) })...)
+	for _, part := range parts {
+		quoted := strconv.Quote(part)
+		r.secrets = append(r.secrets, part, quoted[1:len(quoted)-1], url.QueryEscape(part), url.PathEscape(part),
+			base64.StdEncoding.EncodeToString([]byte(part)), base64.URLEncoding.EncodeToString([]byte(part)))
+	}
+}
+
+// Unread says why the file was not read that NAME_FILE names; nil when there is none.
+func (r *Result) Unread(name string) error { return r.unread[name] }
 
 // Unreadable says whether a variable is set to something that is no text in UTF-8, and so is not there.
 func (r *Result) Unreadable(name string) bool { return r.unreadable[name] }
@@ -51,7 +108,7 @@ func (s *Schema) Check(environment map[string]string, readFile func(string) (str
 	if readFile == nil {
 		readFile = ReadFile
 	}
-	c := &check{Schema: s, Result: &Result{Values: map[string]any{}, unreadable: map[string]bool{}}, environment: environment, readFile: readFile}
+	c := &check{Schema: s, Result: &Result{Values: map[string]any{}, Texts: map[string]any{}, unreadable: map[string]bool{}, hidden: map[string]bool{}, unread: map[string]error{}}, environment: environment, readFile: readFile}
 	if s == nil {
 		c.takeAll()
 		return c.Result
@@ -59,8 +116,12 @@ func (s *Schema) Check(environment map[string]string, readFile func(string) (str
 	set := map[string]string{}
 	for i := range s.Variables {
 		v := &s.Variables[i]
-		if text, ok := c.lookup(v.Name, v.Secret); ok {
+		successor := c.Find(v.DeprecatedBy)
+		if text, ok := c.lookup(v.Name, v.Secret || successor != nil && successor.Secret); ok {
 			set[v.Name] = text
+		}
+		if v.Secret && v.Default != nil {
+			c.secret(v.Name, *v.Default)
 		}
 	}
 	c.moveDeprecated(set)
@@ -78,6 +139,9 @@ func (s *Schema) Check(environment map[string]string, readFile func(string) (str
 		}
 	}
 	c.sortSecrets()
+	for i, problem := range c.Problems {
+		c.Problems[i] = c.Redact(problem)
+	}
 	return c.Result
 }
 
@@ -97,7 +161,7 @@ func (c *check) sortSecrets() {
 
 func (c *check) take(name, text string) {
 	if utf8.ValidString(text) {
-		c.Values[name] = text
+		c.Values[name], c.Texts[name] = text, text
 	} else {
 		c.unreadable[name] = true
 	}
@@ -113,11 +177,14 @@ func (c *check) takeAll() {
 		if _, set := c.environment[base]; !ok || base == "" || set || !strings.HasPrefix(c.environment[name], "/") {
 			continue
 		}
-		// Without a schema it may be no more than the name of some file.
-		if text, err := c.readFile(c.environment[name]); err == nil {
-			c.Values[base] = text
-			c.secrets = append(c.secrets, text)
+		// Without a schema it may be no more than the name of some file: it matters when a template asks for it.
+		text, err := c.readFile(c.environment[name])
+		if err != nil {
+			c.unread[base] = err
+			continue
 		}
+		c.take(base, text)
+		c.secret(base, text)
 	}
 	c.sortSecrets()
 }
@@ -138,22 +205,25 @@ func (c *check) lookup(name string, secret bool) (string, bool) {
 			c.problem("%s%s: %v", name, fileSuffix, err)
 			return "", false
 		}
-		c.secrets = append(c.secrets, content)
-		text, set = content, true
+		text, set, secret = content, true, true
 	}
-	if secret && text != "" {
-		c.secrets = append(c.secrets, text)
+	if secret {
+		c.secret(name, text)
 	}
 	return text, set
 }
 
-// ReadFile reads the file of a NAME_FILE variable, without the line break at its end.
+// ReadFile reads a file of 1 MiB at most, without the line break at its end. Pipes and devices are refused: they
+// might never end, or be what the program wants to read.
 func ReadFile(path string) (string, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return "", errors.Join(err, errors.New(path+" is not a file"))
+	}
 	content, err := io.ReadAll(io.LimitReader(file, maxValueBytes+1))
 	if err != nil {
 		return "", err
@@ -177,8 +247,8 @@ func (c *check) moveDeprecated(set map[string]string) {
 		}
 		c.Warnings = append(c.Warnings, fmt.Sprintf("%s is deprecated; set %s instead", v.Name, v.DeprecatedBy))
 		set[v.DeprecatedBy] = text
-		if successor := c.Find(v.DeprecatedBy); successor.Secret {
-			c.secrets = append(c.secrets, text)
+		if c.hidden[v.Name] {
+			c.secret(v.DeprecatedBy, text)
 		}
 	}
 }
@@ -199,17 +269,19 @@ func (c *check) variable(v *Variable, set map[string]string) {
 		}
 		c.problem("%s %s, and is required%s", v.Name, state, describe(v))
 		return
-	case !ok && v.Default != nil:
+	// A number or the like that is empty is not set.
+	case v.Default != nil && (!ok || text == "" && v.Type != "string"):
 		text, ok = *v.Default, true
 	}
 	if !ok || text == "" && v.Type != "string" && v.Type != "enum" {
-		c.Values[v.Name] = zero(v)
+		c.Values[v.Name], c.Texts[v.Name] = zero(v), nil
 		return
 	}
+	c.Texts[v.Name] = text
 	value, err := v.parse(text)
 	if err != nil {
 		shown := fmt.Sprintf("%q ", clip(text))
-		if v.Secret {
+		if c.hidden[v.Name] {
 			shown = "(a secret) "
 		}
 		c.problem("%s: %s%v%s", v.Name, shown, err, describe(v))
@@ -255,7 +327,7 @@ func (c *check) unknown() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.environment)) {
 		base := strings.TrimSuffix(name, fileSuffix)
-		if !strings.HasPrefix(name, c.Prefix) || c.Find(name) != nil || base != name && c.Find(base) != nil {
+		if !strings.HasPrefix(name, c.Prefix) || c.Find(name) != nil || base != name && c.Find(base) != nil || c.isServiceLink(name) {
 			continue
 		}
 		if near := Nearest(name, known); near != "" {
@@ -266,10 +338,22 @@ func (c *check) unknown() {
 	}
 }
 
+// serviceLink is what Kubernetes sets in every container for every Service of its namespace.
+var serviceLink = regexp.MustCompile(`^(.+?)_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+func (c *check) isServiceLink(name string) bool {
+	match := serviceLink.FindStringSubmatch(name)
+	if match == nil {
+		return false
+	}
+	_, is := c.environment[match[1]+"_SERVICE_HOST"]
+	return is
+}
+
 func (c *check) constraint(k *Constraint, set map[string]string) {
 	is := func(name string) bool {
-		text := set[name]
-		if v := c.Find(name); text == "" && v.Default != nil {
+		text, ok := set[name]
+		if v := c.Find(name); v.Default != nil && (!ok || text == "" && v.Type != "string") {
 			text = *v.Default
 		}
 		return text != ""
@@ -301,7 +385,7 @@ func (c *check) constraint(k *Constraint, set map[string]string) {
 		}
 	case len(k.Ascending) > 0:
 		c.ascending(k.Ascending)
-	case k.If != "" && is(k.If) && (k.Is == "" || render.Plain(c.Values[k.If]) == k.Is):
+	case k.If != "" && is(k.If) && (k.Is == "" || c.equals(k.If, k.Is)):
 		if _, missing := split(k.Requires); len(missing) > 0 {
 			reason := k.If + " is set"
 			if k.Is != "" {
@@ -310,6 +394,12 @@ func (c *check) constraint(k *Constraint, set map[string]string) {
 			c.problem("%s, so %s must be set as well", reason, strings.Join(missing, " and "))
 		}
 	}
+}
+
+// equals says whether a variable has a value, however either is written: on is true.
+func (c *check) equals(name, text string) bool {
+	value, err := c.Find(name).parse(text)
+	return render.Plain(c.Values[name]) == text || err == nil && render.Plain(c.Values[name]) == render.Plain(value)
 }
 
 func (c *check) ascending(names []string) {

@@ -169,12 +169,12 @@ func (v *Variable) prepare(add func(string, ...any)) {
 		add("a variable with a default cannot be required; remove one")
 	}
 	if v.Pattern != "" {
-		pattern, err := regexp.Compile("^(?:" + v.Pattern + ")$")
-		if err != nil {
+		// By itself: its brackets must not close those around it.
+		if _, err := regexp.Compile(v.Pattern); err != nil {
 			add("pattern: %v", err)
 			return
 		}
-		v.pattern = pattern
+		v.pattern = regexp.MustCompile("^(?:" + v.Pattern + ")$")
 	}
 	if (v.Min != "" || v.Max != "") && measures[v.Type] == nil {
 		add("min and max are for %s", strings.Join(measured(), ", "))
@@ -187,6 +187,12 @@ func (v *Variable) prepare(add func(string, ...any)) {
 		if _, err := v.measureBound(bound); err != nil {
 			add("%s: %v", kind, err)
 			return
+		}
+	}
+	if v.Min != "" && v.Max != "" {
+		low, _ := v.measureBound(v.Min)
+		if high, _ := v.measureBound(v.Max); low > high {
+			add("min is more than max")
 		}
 	}
 	if v.Default != nil {

@@ -229,7 +229,8 @@ func parseList(v *Variable, text string) (any, error) {
 
 // Nearest is the candidate that is most like a name, or empty if none is.
 func Nearest(name string, candidates []string) string {
-	best, nearest := max(2, len(name)/4)+1, ""
+	// A third of a name may differ: short names are like too many others.
+	best, nearest := len(name)/3+1, ""
 	for _, candidate := range candidates {
 		if d := distance(strings.ToLower(name), strings.ToLower(candidate), best); d < best {
 			best, nearest = d, candidate

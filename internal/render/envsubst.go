@@ -172,10 +172,11 @@ func (s *substitution) write(out *boundedBuffer, pieces []piece) error {
 
 // value notes a variable that is not set and goes on with nothing; an error ends the rendering.
 func (s *substitution) value(ref *reference) (string, error) {
-	raw, set := s.environment[ref.name]
-	value := ""
-	if set {
-		value = Plain(raw)
+	raw, known := s.environment[ref.name]
+	set := known && raw != nil // What is nil is declared, and not set.
+	value := Plain(raw)
+	if known && !set && ref.op == "" {
+		return "", nil
 	}
 	// With a colon, an empty value counts like none.
 	there := set && (value != "" || !strings.HasPrefix(ref.op, ":"))

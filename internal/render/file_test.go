@@ -120,3 +120,42 @@ func FuzzEnvsubst(f *testing.F) {
 		}
 	})
 }
+
+// TestPartialsDoNotTakeThePlaceOfTheFile: whatever a partial is called, the file's own loops are bounded.
+func TestPartialsDoNotTakeThePlaceOfTheFile(t *testing.T) {
+	for _, name := range []string{"config", "/", "main"} {
+		template := &render.Template{Name: "a", Text: "{{ range 99999999999999 }}{{ end }}", Partials: map[string]string{name: "hi"}}
+		if _, errs := template.File(nil); len(errs) != 1 || !strings.Contains(errs[0].Error(), "takes more than") {
+			t.Errorf("beside a partial %s: %v", name, errs)
+		}
+	}
+}
+
+// TestFilesDoNotShareLists: what a template does to a list of the environment, no other sees.
+func TestFilesDoNotShareLists(t *testing.T) {
+	environment := map[string]any{"L": []string{"c", "b", "a"}}
+	for _, test := range []struct{ text, want string }{{`{{ .L | sortAlpha | join "," }}`, "a,b,c"}, {`{{ .L | join "," }}`, "c,b,a"}} {
+		if got, errs := (&render.Template{Name: "a", Text: test.text}).File(environment); got != test.want || len(errs) > 0 {
+			t.Errorf("%s: %q %v", test.text, got, errs)
+		}
+	}
+}
+
+// TestKeysOfOtherMaps are told once.
+func TestKeysOfOtherMaps(t *testing.T) {
+	if _, errs := (&render.Template{Name: "a", Text: `{{ (dict "a" 1).b }}`}).File(map[string]any{"b": ""}); len(errs) != 1 {
+		t.Errorf("got %v", errs)
+	}
+}
+
+// TestDeclaredAndNotSet: nil is empty, and not set where a template asks for that.
+func TestDeclaredAndNotSet(t *testing.T) {
+	template := &render.Template{Name: "a", Text: "[$E][${E}][${E-dflt}][${E:-dflt}][${E+set}]", Syntax: render.Envsubst}
+	if got, errs := template.File(map[string]any{"E": nil}); got != "[$E][][dflt][dflt][]" || len(errs) > 0 {
+		t.Errorf("got %q %v", got, errs)
+	}
+	template.Text = "${E?want it}"
+	if _, errs := template.File(map[string]any{"E": nil}); len(errs) != 1 || !strings.Contains(errs[0].Error(), "E is not set: want it") {
+		t.Errorf("got %v", errs)
+	}
+}

@@ -1,10 +1,13 @@
 package render
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,14 +34,131 @@ var sprigFunctions = sync.OnceValue(func() map[string]reflect.Value {
 	all := sprig.GenericFuncMap()
 	result := make(map[string]reflect.Value, len(library))
 	for _, name := range library {
-		result[name] = reflect.ValueOf(all[name])
+		function := all[name]
+		// The library has two of many: one that makes nothing of what it cannot do, and one that says so.
+		if strict, ok := all["must"+strings.ToUpper(name[:1])+name[1:]]; ok {
+			function = strict
+		}
+		if own, ok := ours[name]; ok {
+			function = own
+		}
+		result[name] = reflect.ValueOf(function)
 	}
 	return result
 })
 
+// ours stand for functions of the library whose results change from call to call, that change what they are
+// given, or that make something of nothing.
+var ours = map[string]any{
+	"keys": func(maps ...map[string]any) []string {
+		var names []string
+		for _, m := range maps {
+			for name := range m {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	},
+	"values": func(m map[string]any) []any {
+		var values []any
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			values = append(values, m[name])
+		}
+		return values
+	},
+	"sortAlpha": func(list any) ([]string, error) {
+		value := reflect.ValueOf(list)
+		if value.Kind() != reflect.Slice {
+			return nil, fmt.Errorf("sortAlpha takes a list, not %T", list)
+		}
+		sorted := make([]string, value.Len())
+		for i := range sorted {
+			sorted[i] = fmt.Sprint(value.Index(i).Interface())
+		}
+		slices.Sort(sorted)
+		return sorted, nil
+	},
+	"get": func(m map[string]any, key string) (any, error) {
+		value, ok := m[key]
+		if !ok {
+			return nil, fmt.Errorf("there is no key %q", key)
+		}
+		return value, nil
+	},
+	"b64dec": func(text string) (string, error) {
+		plain, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return "", errors.New("b64dec: it is not base64")
+		}
+		return string(plain), nil
+	},
+}
+
+// index is text/template's, but that a key which is not in a map is an error.
+func index(item any, keys ...any) (any, error) {
+	for _, key := range keys {
+		value := reflect.ValueOf(item)
+		for value.Kind() == reflect.Interface || value.Kind() == reflect.Pointer {
+			value = value.Elem()
+		}
+		at := reflect.ValueOf(key)
+		switch value.Kind() {
+		case reflect.Map:
+			if !at.IsValid() || !at.Type().AssignableTo(value.Type().Key()) {
+				return nil, fmt.Errorf("index: a key of %s cannot be %v", value.Type(), key)
+			}
+			found := value.MapIndex(at)
+			if !found.IsValid() {
+				return nil, fmt.Errorf("there is no key %q", fmt.Sprint(key))
+			}
+			item = found.Interface()
+		case reflect.Slice, reflect.Array, reflect.String:
+			if !at.IsValid() || !at.CanInt() || at.Int() < 0 || at.Int() >= int64(value.Len()) {
+				return nil, fmt.Errorf("index: there is no element %v of %d", key, value.Len())
+			}
+			item = value.Index(int(at.Int())).Interface()
+		default:
+			return nil, fmt.Errorf("index: %T has no elements", item)
+		}
+	}
+	return item, nil
+}
+
+// arithmetic functions take numbers, and texts that are numbers; the library takes any other text for zero.
+var arithmetic = strings.Fields("atoi int int64 float64 add add1 sub mul div mod max min ceil floor round")
+
+func checkNumbers(args []reflect.Value) error {
+	for _, arg := range args {
+		for arg.Kind() == reflect.Interface && !arg.IsNil() {
+			arg = arg.Elem()
+		}
+		switch arg.Kind() {
+		case reflect.Slice:
+			elements := make([]reflect.Value, arg.Len())
+			for i := range elements {
+				elements[i] = arg.Index(i)
+			}
+			if err := checkNumbers(elements); err != nil {
+				return err
+			}
+		case reflect.String:
+			if _, err := strconv.ParseFloat(arg.String(), 64); err != nil {
+				return errors.New("it is given a text that is no number")
+			}
+		case reflect.Interface, reflect.Invalid, reflect.Map:
+			return errors.New("it is given something that is no number")
+		}
+	}
+	return nil
+}
+
 // maxProduct bounds the product of the sizes of a function's two largest texts: what replace and join
 // could make of them at most.
 const maxProduct = 64 << 20
+
+// bytesPerStep is how much of their arguments functions go through in one step.
+const bytesPerStep = 64
 
 // maxCount bounds the numbers that say how much a function makes.
 const maxCount = 1000
@@ -59,6 +179,7 @@ func (r *run) functions() template.FuncMap {
 		"js":          r.budget.printer(template.JSEscaper),
 		"urlquery":    r.budget.printer(template.URLQueryEscaper),
 		"printf":      r.budget.printf,
+		"index":       index,
 	}
 	all := sprigFunctions()
 	wrap := func(text string) {
@@ -135,16 +256,33 @@ func (b *Budget) counted(name string, function reflect.Value) any {
 
 // allow refuses calls that could make far more than they are given.
 func (b *Budget) allow(name string, args []reflect.Value) error {
-	if _, err := b.step(1); err != nil {
-		return err
-	}
-	largest, second := 1, 1
+	largest, second, sum, elements := 1, 1, 0, 0
 	for _, arg := range args {
 		n := size(arg, 0)
-		largest, second = max(largest, n), max(second, min(largest, n))
+		largest, second, sum = max(largest, n), max(second, min(largest, n)), sum+n
+		for arg.Kind() == reflect.Interface && !arg.IsNil() {
+			arg = arg.Elem()
+		}
+		if arg.Kind() == reflect.Slice {
+			elements = max(elements, arg.Len())
+		}
 	}
 	if largest*second > maxProduct {
 		return ErrTooMuch
+	}
+	// What it takes depends on what it is given: a step is roughly a microsecond's tenth.
+	weight := 1 + sum/bytesPerStep
+	switch {
+	case strings.HasPrefix(name, "regex"):
+		weight += largest / bytesPerStep * second
+	case name == "uniq" || name == "without" || name == "has":
+		weight += elements * elements / bytesPerStep
+	}
+	if _, err := b.step(weight); err != nil {
+		return err
+	}
+	if slices.Contains(arithmetic, name) {
+		return checkNumbers(args)
 	}
 	switch name {
 	case "repeat", "indent", "nindent":
@@ -201,14 +339,14 @@ func numbers(args []reflect.Value) []int {
 
 // size is about how many bytes a value holds.
 func size(value reflect.Value, depth int) int {
-	const one = 8
+	const one = 16 // What a value costs besides its content.
 	if depth > maxIncludes {
 		return MaxBytes + 1 // It holds itself.
 	}
 	total := one
 	switch value.Kind() {
 	case reflect.String:
-		return value.Len()
+		return one + value.Len()
 	case reflect.Interface, reflect.Pointer:
 		if !value.IsNil() {
 			return size(value.Elem(), depth+1)
@@ -245,5 +383,17 @@ func (b *Budget) printf(format string, args ...any) (string, error) {
 	if width.MatchString(format) {
 		return "", errors.New("printf: a width or precision has three digits at most, and there are no * and [n]")
 	}
-	return b.printer(func(all ...any) string { return fmt.Sprintf(format, all[1:]...) })(append([]any{format}, args...)...)
+	text, err := b.printer(func(all ...any) string { return fmt.Sprintf(format, all[1:]...) })(append([]any{format}, args...)...)
+	if mistake := badVerb.FindString(text); err == nil && mistake != "" && !strings.Contains(format, "%%!") {
+		for _, arg := range args {
+			if strings.Contains(fmt.Sprint(arg), mistake) {
+				return text, nil // It was given so.
+			}
+		}
+		return "", errors.New("printf: the format and what it is given do not fit: " + mistake + "…")
+	}
+	return text, err
 }
+
+// badVerb is how fmt tells mistakes.
+var badVerb = regexp.MustCompile(`%!([a-zA-Z]\(|\()`)

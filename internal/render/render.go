@@ -121,16 +121,21 @@ func Text(name, text string, environment map[string]string, budget *Budget) (str
 const maxMissing = 100
 
 // File renders a template over an environment whose values are strings, numbers, booleans and lists of
-// strings. All variables that are not set are told at once. The errors are of type *Error.
+// strings; nil for a variable that is known and not set, which only ${NAME} can tell from an empty one. All variables that are not set are told at once. The errors are of type *Error.
 func (t *Template) File(environment map[string]any) (string, []error) {
 	if t.Syntax == Envsubst && utf8.ValidString(t.Text) {
 		return t.substitute(environment, &Budget{})
 	}
-	completed := maps.Clone(environment) // A template may set what is in it; the next file must not see that.
-	if completed == nil {
-		completed = map[string]any{}
+	// A template may set what is in it, and sort lists; the next file must not see that.
+	completed := make(map[string]any, len(environment))
+	for name, value := range environment {
+		if list, ok := value.([]string); ok {
+			value = slices.Clone(list)
+		}
+		completed[name] = value
 	}
-	content, err := t.render(completed, nil)
+	budget := &Budget{}
+	content, err := t.render(completed, budget)
 	if err == nil {
 		return content, nil
 	}
@@ -140,8 +145,13 @@ func (t *Template) File(environment map[string]any) (string, []error) {
 		if !ok || missing.Variable == "" {
 			break
 		}
+		if _, known := completed[missing.Variable]; known {
+			break // It is the key of another map, told once.
+		}
 		completed[missing.Variable] = ""
-		if _, err = t.render(completed, nil); err == nil {
+		// All of them together may take as many steps as one.
+		budget.bytes, budget.depth = 0, 0
+		if _, err = t.render(completed, budget); err == nil {
 			break
 		}
 		// With a made-up value, only what else is missing is worth telling.
@@ -175,7 +185,7 @@ func (t *Template) render(environment map[string]any, budget *Budget) (string, e
 	if err := parsed.Execute(out, environment); err != nil {
 		return "", explain(t.Name, err)
 	}
-	if before, _, found := strings.Cut(out.String(), noValue); found {
+	if before, _, found := strings.Cut(out.String(), noValue); found && !t.says(noValue) {
 		return "", &Error{Name: t.Name, Problem: fmt.Sprintf("line %d of the result would hold %s: something that is not there was looked up, perhaps by index or get",
 			1+strings.Count(before, "\n"), noValue)}
 	}
@@ -184,6 +194,16 @@ func (t *Template) render(environment map[string]any, budget *Budget) (string, e
 
 // noValue is what text/template writes for nil.
 const noValue = "<no value>"
+
+// says whether a text is in the template or its partials as such.
+func (t *Template) says(text string) bool {
+	for _, partial := range t.Partials {
+		if strings.Contains(partial, text) {
+			return true
+		}
+	}
+	return strings.Contains(t.Text, text)
+}
 
 // parse reads a Go template and its partials.
 func (t *Template) parse(functions template.FuncMap) (*template.Template, error) {
@@ -208,8 +228,9 @@ type run struct {
 	including   []string
 }
 
-// rootName stands for the file itself in text/template's errors.
-const rootName = "config"
+// rootName stands for the file itself in text/template's errors. No partial can have this name: theirs are
+// relative paths.
+const rootName = "/"
 
 // The forms of text/template's errors: "template: config:LINE:COLUMN: executing … at <…>: PROBLEM",
 // where the column and the part about execution may be absent.
@@ -254,7 +275,11 @@ const (
 // every template, with the number of nodes that they stand for. text/template has no limit of its own, and
 // a goroutine that runs one cannot be stopped from outside.
 func countSteps(t *template.Template) {
-	for _, defined := range t.Templates() {
+	all := t.Templates()
+	if !slices.Contains(all, t) { // A template that is defined under its name took its place.
+		all = append(all, t)
+	}
+	for _, defined := range all {
 		if defined.Tree == nil {
 			continue
 		}
