@@ -219,8 +219,8 @@ func (i *Issuer) issue(ctx context.Context, domain string, account acmezacme.Acc
 		return time.Time{}, err
 	}
 	for _, c := range have {
-		if due := renewal(c.NotBefore, c.NotAfter); c.Kind == certrecord.ECDSA && i.config.Now().Before(due) {
-			return due, nil
+		if c.Kind == certrecord.ECDSA && i.config.Now().Before(twoThirds(c.NotBefore, c.NotAfter)) {
+			return renewal(c.NotBefore, c.NotAfter), nil
 		}
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -252,8 +252,11 @@ func (i *Issuer) issue(ctx context.Context, domain string, account acmezacme.Acc
 
 // renewal is when two thirds of a certificate's life are over, and up to two per cent later, by chance.
 func renewal(notBefore, notAfter time.Time) time.Time {
-	life := notAfter.Sub(notBefore)
-	return notBefore.Add(life*2/3 + jitter(life/50))
+	return twoThirds(notBefore, notAfter).Add(jitter(notAfter.Sub(notBefore) / 50))
+}
+
+func twoThirds(notBefore, notAfter time.Time) time.Time {
+	return notBefore.Add(notAfter.Sub(notBefore) * 2 / 3)
 }
 
 const (
