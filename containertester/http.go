@@ -72,8 +72,8 @@ func WithBody(body string) HTTPOption { return func(c *httpCall) { c.body = body
 // OnPort sends the request to another port of the container.
 func OnPort(port int) HTTPOption { return func(c *httpCall) { c.port = port } }
 
-// FollowRedirects goes where the answer points, as long as that is the container; without it a redirect is
-// an answer like others.
+// FollowRedirects goes where the answer points, always to the same port of the container, whatever host and port
+// it names; without it a redirect is an answer like others.
 func FollowRedirects() HTTPOption { return func(c *httpCall) { c.follow = true } }
 
 // WithTLS speaks TLS with a server name (SNI). What comes is not verified but by ExpectedCertificate and

@@ -107,6 +107,11 @@ func (m Matrix) bestSet(names []string, open map[pair]bool) map[string]string {
 // fails, and told with the line that repeats it. The test may start no containers of its own.
 func RunMatrix(t TB, config ContainerConfig, matrix Matrix, test func(TB, *Container)) {
 	t.Helper()
+	for _, name := range sortedKeys(matrix) {
+		if len(matrix[name]) == 0 {
+			t.Fatalf("the matrix has no value for %s; say at least one, or Unset", name)
+		}
+	}
 	sets, all := matrix.Pairs()
 	t.Logf("%d sets of values cover all pairs; all combinations would be %d", len(sets), all)
 	run := &matrixRun{t: t, config: config, test: test, results: map[string]*result{}}
@@ -126,7 +131,7 @@ func RunMatrix(t TB, config ContainerConfig, matrix Matrix, test func(TB, *Conta
 			continue
 		}
 		smallest := run.shrink(set)
-		line := repeatLine(config.Image, smallest)
+		line := repeatLine(config, smallest)
 		if !told[line] {
 			told[line] = true
 			t.Errorf("fails with %s:\n%s", line, indent(run.try(smallest).failed))
@@ -201,9 +206,14 @@ func (r *matrixRun) shrink(set map[string]string) map[string]string {
 }
 
 // repeatLine starts the image with a set of values by hand.
-func repeatLine(image string, set map[string]string) string {
+func repeatLine(config ContainerConfig, values map[string]string) string {
+	set := maps.Clone(config.Environment)
+	if set == nil {
+		set = map[string]string{}
+	}
+	maps.Copy(set, values)
 	words := []string{"docker run --rm"}
-	for _, name := range slices.Sorted(maps.Keys(set)) {
+	for _, name := range sortedKeys(set) {
 		switch {
 		case set[name] == Unset:
 		case hidden(name, set[name]) != set[name]:
@@ -212,7 +222,7 @@ func repeatLine(image string, set map[string]string) string {
 			words = append(words, fmt.Sprintf("-e %s=%s", name, quote(set[name])))
 		}
 	}
-	return strings.Join(append(words, image), " ")
+	return strings.Join(append(words, config.Image), " ")
 }
 
 func quote(value string) string {

@@ -67,9 +67,18 @@ func TestRunMatrix(t *testing.T) {
 		}
 	})
 	fake.end()
-	want := "fails with docker run --rm -e PROXY_RATE_PER_MINUTE=100 -e PROXY_SERVER_HEADER=true " + image + ":"
+	want := "fails with docker run --rm -e APP_SERVER=" + app.Host() + " -e PROXY_RATE_PER_MINUTE=100 -e PROXY_SERVER_HEADER=true " + image + ":"
 	if len(fake.errors) != 1 || !strings.HasPrefix(fake.errors[0], want) || !strings.Contains(fake.errors[0], "a mistake") {
 		t.Fatalf("got %q, want %q", fake.errors, want)
+	}
+}
+
+func TestMatrixWithoutValues(t *testing.T) {
+	failures := failuresOf(func(t tester.TB) {
+		tester.RunMatrix(t, tester.ContainerConfig{Image: image}, tester.Matrix{"A": {}}, func(tester.TB, *tester.Container) {})
+	})
+	if len(failures) != 1 || !strings.Contains(failures[0], "no value for A") {
+		t.Errorf("got %q", failures)
 	}
 }
 

@@ -35,7 +35,10 @@ func register(t TB, r recorder) {
 	t.Cleanup(func() {
 		mocks.Lock()
 		defer mocks.Unlock()
-		delete(mocks.of, name)
+		// This one alone: a test within a test has the same name.
+		if mocks.of[name] = slices.DeleteFunc(mocks.of[name], func(other recorder) bool { return other == r }); len(mocks.of[name]) == 0 {
+			delete(mocks.of, name)
+		}
 	})
 }
 
@@ -45,7 +48,7 @@ func mocksOf(t TB) []recorder {
 	defer mocks.Unlock()
 	var result []recorder
 	for name := t.Name(); name != ""; {
-		result = append(result, mocks.of[name]...)
+		result = append(result, mocks.of[name]...) // A copy: the list changes.
 		at := strings.LastIndexByte(name, '/')
 		name = name[:max(at, 0)]
 	}

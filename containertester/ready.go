@@ -39,17 +39,12 @@ func ReadyPort(port int) Ready {
 // ReadyHTTP waits until a page answers with a status below 500.
 func ReadyHTTP(port int, path string) Ready {
 	return func(ctx context.Context, c *Container) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Address(port)+path, nil)
+		response, err := newCall(http.MethodGet, port, []HTTPOption{Path(path)}).do(ctx, c.Address(port))
 		if err != nil {
 			return err
 		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
-		}
-		defer response.Body.Close()
-		if response.StatusCode >= http.StatusInternalServerError {
-			return fmt.Errorf("GET %s answers %s", path, response.Status)
+		if response.Status >= http.StatusInternalServerError {
+			return fmt.Errorf("GET %s answers %d", path, response.Status)
 		}
 		return nil
 	}
