@@ -14,6 +14,8 @@ const (
 	followTimeout = time.Second
 	retryFirst    = 50 * time.Millisecond
 	retryMost     = time.Second
+	// compareEvery is how often the API is asked whether Redis lags behind it.
+	compareEvery = 2 * time.Second
 )
 
 // follower is one of the ways in which changes come.
@@ -35,7 +37,7 @@ func (s *Store) Run(ctx context.Context) {
 	f := &following{store: s, ways: ways, cursor: unknownCursor}
 	retry := retryFirst
 	for ctx.Err() == nil {
-		if f.once(ctx, "redis") || f.once(ctx, "api") {
+		if f.once(ctx, "redis") && f.compare(ctx) || f.once(ctx, "api") {
 			s.followed.Store(true)
 			retry = retryFirst
 			continue
@@ -58,6 +60,22 @@ type following struct {
 	store  *Store
 	ways   map[string]follower
 	cursor uint64
+	// compared is when the API was last asked how far it is.
+	compared time.Time
+}
+
+// compare says whether Redis is as far as the API, as far as that can be told: when nothing can be written to
+// Redis, because it is full or nobody publishes, it goes on telling of no changes.
+func (f *following) compare(ctx context.Context) bool {
+	api, now := f.ways["api"], time.Now()
+	if api == nil || f.ways["redis"] == nil || now.Sub(f.compared) < compareEvery {
+		return true
+	}
+	f.compared = now
+	ctx, cancel := context.WithTimeout(ctx, followTimeout)
+	defer cancel()
+	last, err := api.last(ctx)
+	return err != nil || last <= f.cursor
 }
 
 // once asks one way for changes, and tells memory of them. It says whether memory is up to date.
@@ -99,7 +117,7 @@ func (f *following) tell(changes []change) {
 // nothing that is in memory.
 func (f *following) resume(ctx context.Context, way string, source follower) bool {
 	if api := f.ways["api"]; api != nil && way != "api" {
-		changes, err := api.changes(ctx, f.cursor, 0)
+		changes, err := api.changes(ctx, f.cursor, followWait) // It waits, as Redis would: this may go on for long.
 		if err == nil {
 			f.tell(changes)
 			return true

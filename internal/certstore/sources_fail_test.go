@@ -208,14 +208,23 @@ func TestRedisIsFull(t *testing.T) {
 	w.renew("a.example")
 	w.register("b.example")
 	eventually(t, func() error { _, err := w.handshake("b.example"); return err })
-	w.serves("a.example")
+	changes := func() {
+		t.Helper()
+		eventually(t, func() error {
+			if w.serves("a.example") == old {
+				return errors.New("still the old certificate")
+			}
+			return nil
+		})
+		old = w.serves("a.example")
+	}
+	changes()
+	w.renew("a.example")
+	changes()
 	limit("0")
-	eventually(t, func() error {
-		if w.serves("a.example") == old {
-			return errors.New("still the old certificate")
-		}
-		return nil
-	})
+	w.published()
+	w.renew("a.example")
+	changes()
 }
 
 // TestOneSource: Redis alone, or the API alone, will do.

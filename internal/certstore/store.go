@@ -154,7 +154,15 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	if err != nil {
 		return nil, err
 	}
-	return e.pick(hello)
+	certificate, err := e.pick(hello)
+	if wildcard := certrecord.Wildcard(name); err != nil && wildcard != "" && e.name() == name {
+		// It has a record for its options alone, or waits for its first certificate. It is nobody's fault if there is
+		// no wildcard either, so that the client is not charged.
+		if other, errOther := s.find(hello.Context(), wildcard, netip.Addr{}); errOther == nil {
+			return other.pick(hello)
+		}
+	}
+	return certificate, err
 }
 
 func clientOf(conn net.Conn) netip.Addr {

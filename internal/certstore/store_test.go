@@ -119,6 +119,27 @@ func TestChangesArrive(t *testing.T) {
 	})
 }
 
+// TestOptionsAlone: a domain whose record has no certificate is served with the wildcard's.
+func TestOptionsAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.register("*.shop.example")
+	for _, name := range []string{"own.shop.example", "other.example"} {
+		if _, err := w.service.PutDomain(t.Context(), "t", certs.Domain{Name: name, Shop: "own", Options: certrecord.Options{Maintenance: true}}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.published()
+	w.followed(true)
+	w.serves("own.shop.example")
+	if d, err := w.domain("own.shop.example"); err != nil || !d.Options.Maintenance || d.Shop != "own" {
+		t.Errorf("got %+v %v", d, err)
+	}
+	if _, err := w.handshake("other.example"); err == nil {
+		t.Error("a domain without any certificate is served")
+	}
+}
+
 // TestKinds: who can do ECDSA gets it.
 func TestKinds(t *testing.T) {
 	t.Parallel()
