@@ -102,6 +102,7 @@ func (c *Container) awaitReady(ctx context.Context) error {
 			stop() // Nobody answers any more.
 		}
 	}()
+	var missing error
 	for pause := 2 * time.Millisecond; ; pause = min(pause*3/2, 50*time.Millisecond) {
 		try, cancel := context.WithTimeout(alive, 2*time.Second)
 		err := c.config.Ready(try, c)
@@ -112,11 +113,14 @@ func (c *Container) awaitReady(ctx context.Context) error {
 				return err
 			}
 		}
+		if ctx.Err() == nil || missing == nil { // That the time is over says nothing of what was missing.
+			missing = err
+		}
 		select {
 		case code := <-ended:
 			return fmt.Errorf("it ended with code %d before it was ready%s", code, c.logEnd())
 		case <-ctx.Done():
-			return fmt.Errorf("not ready within %s: %w%s", c.config.StartTimeout, err, c.logEnd())
+			return fmt.Errorf("not ready within %s: %w%s", c.config.StartTimeout, missing, c.logEnd())
 		case <-time.After(pause):
 		}
 	}
