@@ -244,11 +244,6 @@ func (e *engine) extraHosts(ctx context.Context, network string) ([]string, erro
 		return nil, err
 	}
 	address := s.NetworkSettings.Networks[network].IPAddress
-	if network == e.network && address == "" { // Podman takes Docker's name for it, and tells its own.
-		for _, other := range s.NetworkSettings.Networks {
-			address = cmp.Or(address, other.IPAddress)
-		}
-	}
 	if address == "" {
 		return nil, fmt.Errorf("the container that stands for them is not in network %s", network)
 	}

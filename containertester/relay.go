@@ -64,6 +64,9 @@ func startRelay(ctx context.Context, e *engine) (*relay, error) {
 		return nil, err
 	}
 	r.control = s.published(e.published, 1)
+	for name := range s.NetworkSettings.Networks { // There is one, which Podman calls otherwise than it is asked for.
+		e.network = name
+	}
 	if err := eventually(ctx, 10*time.Second, func() (err error) {
 		r.hold, _, err = r.ask(ctx, "hold", 0)
 		return err
