@@ -36,7 +36,9 @@ func contenders(s settings) []contender {
 	}
 	if s.caddy != "" {
 		list = append(list, contender{name: "caddy", most: 10_000, why: "it fetches each certificate at each handshake",
-			prepare: func(ctx context.Context, w *world, port int) (*exec.Cmd, error) { return prepareCaddy(ctx, s.caddy, w, port) }})
+			prepare: func(ctx context.Context, w *world, port int) (*exec.Cmd, error) {
+				return prepareCaddy(ctx, s.caddy, w, port)
+			}})
 	}
 	return list
 }
@@ -213,8 +215,8 @@ func (w *world) contend(ctx context.Context, s settings, c contender) ([]figure,
 	if err := command.Start(); err != nil {
 		return nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- command.Wait(); cancel() }() // Nobody waits for one that has ended.
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = command.Wait(); cancel() }() // Nobody waits for one that has ended.
 	defer func() {
 		_ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) // It and its workers.
 		<-ended

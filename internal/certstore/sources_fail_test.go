@@ -175,7 +175,7 @@ func TestRestarts(t *testing.T) {
 	w.published()
 	w.apiWay.set(t, refuses)
 	eventually(t, func() error { return w.direct.Do(t.Context(), w.direct.B().Flushall().Build()).Error() }) // It has a connection that is gone.
-	for range 20 { // Redis knows nobody for a moment.
+	for range 20 {                                                                                           // Redis knows nobody for a moment.
 		w.serves("a.example")
 	}
 	eventually(t, func() error { // Then everything is published anew.

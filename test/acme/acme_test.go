@@ -292,4 +292,3 @@ func TestAuthorityIsAway(t *testing.T) {
 		t.Errorf("got %+v", issuing)
 	}
 }
-
