@@ -250,3 +250,103 @@ func TestAFolderIsNoFile(t *testing.T) {
 		t.Errorf("%d %s", code, &stderr)
 	}
 }
+
+// TestAFailedCheckPutsEverythingBack: what worked before is there again, and what was not is not.
+func TestAFailedCheckPutsEverythingBack(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/a.tmpl", "new")
+	write(t, "in/b.tmpl", "new")
+	write(t, "out/a", "old")
+	try := func(check string) (int, string) {
+		t.Helper()
+		var stderr bytes.Buffer
+		code := entrypoint.Run(t.Context(), &entrypoint.Options{Sources: entrypoint.Sources{In: "in", Out: "out"}, Check: check,
+			Environment: os.Environ(), Stderr: &stderr})
+		return code, stderr.String()
+	}
+	list := func() string {
+		t.Helper()
+		var found []string
+		entries, err := os.ReadDir("out")
+		must(t, err)
+		for _, entry := range entries {
+			content, err := os.ReadFile(filepath.Join("out", entry.Name()))
+			must(t, err)
+			found = append(found, entry.Name()+"="+string(content))
+		}
+		return strings.Join(found, " ")
+	}
+	for _, check := range []string{"false", "no-such-program x"} {
+		if code, said := try(check); code == 0 || list() != "a=old" {
+			t.Errorf("%s: %d %s, in the folder %s", check, code, said, list())
+		}
+	}
+	if code, said := try("true"); code != 0 || list() != "a=new b=new" {
+		t.Errorf("%d %s, in the folder %s", code, said, list())
+	}
+	// One that cannot be put takes back those before it.
+	must(t, os.Remove("out/b"))
+	write(t, "in/a.tmpl", "newer")
+	write(t, "in/c/d.tmpl", "x")
+	write(t, "out/c/d/e", "a folder in its place")
+	if code, said := try(""); code == 0 || !strings.Contains(said, "there is a folder of that name") {
+		t.Errorf("%d %s", code, said)
+	}
+	must(t, os.RemoveAll("out/c"))
+	if list() != "a=new" {
+		t.Errorf("in the folder: %s", list())
+	}
+}
+
+// TestPlacesThatMeet: a folder that is rendered into itself, and two spellings of one file.
+func TestPlacesThatMeet(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/a.tmpl", "x")
+	write(t, "x.tmpl", "x")
+	must(t, os.Mkdir("o", 0o755))
+	must(t, os.Symlink("o", "p"))
+	for _, test := range []struct {
+		sources entrypoint.Sources
+		want    string
+	}{
+		{entrypoint.Sources{In: "in", Out: "in"}, "is in --in"}, {entrypoint.Sources{In: "in", Out: "in/out"}, "is in --in"},
+		{entrypoint.Sources{Pairs: []entrypoint.Pair{{In: "x.tmpl", Out: "o/f"}, {In: "in/a.tmpl", Out: "p/f"}}}, "would be made twice"},
+		{entrypoint.Sources{Pairs: []entrypoint.Pair{{In: "x.tmpl", Out: "./x.tmpl"}}}, "would replace its own template"},
+	} {
+		var stderr bytes.Buffer
+		if code := entrypoint.Run(t.Context(), &entrypoint.Options{Sources: test.sources, Stderr: &stderr}); code == 0 || !strings.Contains(stderr.String(), test.want) {
+			t.Errorf("%+v: %d %s, want %q", test.sources, code, &stderr, test.want)
+		}
+	}
+}
+
+// TestEverythingAtOnce: a wrong value does not hide a wrong template.
+func TestEverythingAtOnce(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "schema.yaml", "variables:\n- {name: N, type: int}\n")
+	write(t, "in/a.tmpl", "{{ if }}")
+	write(t, "in/b.template", "${")
+	var stderr bytes.Buffer
+	entrypoint.Run(t.Context(), &entrypoint.Options{Sources: entrypoint.Sources{In: "in", Out: "out"}, Schema: "schema.yaml", Environment: []string{"N=x"}, Stderr: &stderr})
+	for _, want := range []string{`N: "x" is not a whole number`, "in/a.tmpl line 1: missing value for if", "in/b.template line 1"} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &stderr)
+		}
+	}
+}
+
+// TestMarksAndControlCharacters: a byte order mark is not copied, and no template writes lines of its own into a log.
+func TestMarksAndControlCharacters(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/a.tmpl", "\ufeffx")
+	if code, said := run(t); code != 0 {
+		t.Fatal(said)
+	}
+	if content, err := os.ReadFile("out/a"); err != nil || string(content) != "x" {
+		t.Errorf("%q %v", content, err)
+	}
+	write(t, "in/a.tmpl", `{{ fail "one\nlevel=error two\x1b[2J" }}`)
+	if _, said := run(t); strings.Count(strings.TrimSpace(said), "\n") > 0 || strings.Contains(said, "\x1b") {
+		t.Errorf("%q", said)
+	}
+}

@@ -1,6 +1,7 @@
 package entrypoint
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -67,6 +68,9 @@ func syntaxOf(name string) (without string, syntax render.Syntax, isTemplate boo
 // gather finds all files that are to be. It goes on after a problem, to tell them all.
 func (s *Sources) gather() (files []*file, problems []error) {
 	if s.In != "" {
+		if in, out := realFolder(s.In), realFolder(s.Out); out == in || strings.HasPrefix(out, in+"/") {
+			return nil, []error{fmt.Errorf("--out %s is in --in %s: what was rendered would be taken for templates the next time", s.Out, s.In)}
+		}
 		files, problems = gatherFolder(s.In, s.Out)
 	}
 	for _, pair := range s.Pairs {
@@ -79,12 +83,29 @@ func (s *Sources) gather() (files []*file, problems []error) {
 	}
 	from := map[string]bool{}
 	for _, f := range files {
-		if from[f.path()] {
+		place := filepath.Join(realFolder(f.out), f.name)
+		if from[place] {
 			problems = append(problems, fmt.Errorf("%s would be made twice; rename one of its templates", f.path()))
 		}
-		from[f.path()] = true
+		from[place] = true
+	}
+	for _, pair := range s.Pairs {
+		if filepath.Join(realFolder(filepath.Dir(pair.In)), filepath.Base(pair.In)) == filepath.Join(realFolder(filepath.Dir(pair.Out)), filepath.Base(pair.Out)) {
+			problems = append(problems, fmt.Errorf("%s would replace its own template", pair.Out))
+		}
 	}
 	return files, problems
+}
+
+// realFolder is a folder without links, however it is written. One that is not there yet is taken as it is written.
+func realFolder(folder string) string {
+	if resolved, err := filepath.EvalSymlinks(folder); err == nil {
+		folder = resolved
+	}
+	if absolute, err := filepath.Abs(folder); err == nil {
+		folder = absolute
+	}
+	return folder
 }
 
 func gatherPair(pair Pair) (*file, error) {
@@ -227,6 +248,7 @@ func load(root *os.Root, folder, name string, regular bool) (*file, error) {
 	}
 	f.name, f.content = without, content
 	if isTemplate {
+		content = bytes.TrimPrefix(content, []byte("\ufeff")) // A mark that editors leave; programs stumble over it.
 		f.template, f.content = &render.Template{Name: shown, Text: string(content), Syntax: syntax}, nil
 	}
 	return f, nil

@@ -39,9 +39,31 @@ func renderAll(files []*file, environment *envschema.Result) (problems []error) 
 	return problems
 }
 
+// parseAll only reads the templates, and tells what is no template.
+func parseAll(files []*file) (problems []error) {
+	for _, f := range files {
+		if f.template != nil {
+			if _, err := f.template.Variables(); err != nil {
+				problems = append(problems, err)
+			}
+		}
+	}
+	return problems
+}
+
+// printable keeps what templates say from writing lines of its own into a log, or moving a terminal's cursor.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return ' '
+		}
+		return c
+	}, text)
+}
+
 // hint adds the nearest known name to a variable that is not set, and hides secrets.
 func hint(failure error, environment *envschema.Result) error {
-	text := environment.Redact(failure.Error())
+	text := printable(environment.Redact(failure.Error()))
 	if missing, ok := errors.AsType[*render.Error](failure); ok && missing.Variable != "" {
 		if err := environment.Unread(missing.Variable); err != nil {
 			return fmt.Errorf("%s; %s_FILE: %w", text, missing.Variable, err)

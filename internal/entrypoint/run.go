@@ -62,6 +62,13 @@ func Run(ctx context.Context, o *Options) int {
 	problems = append(problems, failures...)
 	if len(environment.Problems) == 0 {
 		problems = append(problems, renderAll(files, environment)...)
+	} else {
+		problems = append(problems, parseAll(files)...) // Without values only their language can be checked.
+	}
+	if words := strings.Fields(o.Check); len(words) > 0 {
+		if _, err := exec.LookPath(words[0]); err != nil {
+			problems = append(problems, fmt.Errorf("check %q: %s is not there, or not in PATH", o.Check, words[0]))
+		}
 	}
 	path, code, err := findProgram(o.Program)
 	if err != nil {
@@ -73,12 +80,15 @@ func Run(ctx context.Context, o *Options) int {
 		}
 		return o.report(code, problems...)
 	}
-	if err := writeAll(files); err != nil {
+	written, err := writeAll(files)
+	if err != nil {
 		return o.report(exitConfig, err)
 	}
 	if err := runCheck(ctx, o.Check, o.Environment, environment.Redact); err != nil {
+		written.undo()
 		return o.report(exitConfig, err)
 	}
+	written.keep()
 	if path == "" {
 		return 0
 	}

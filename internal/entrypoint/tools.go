@@ -275,24 +275,16 @@ func commonPrefix(names []string) string {
 	return prefix + "_"
 }
 
-// guesses are types by the last word of a name.
-var guesses = map[string]string{
-	"PORT": "port", "URL": "url", "URI": "url", "HOST": "host", "SERVER": "hostport", "ADDR": "hostport", "ADDRESS": "hostport",
-	"TIMEOUT": "duration", "INTERVAL": "duration", "TTL": "duration", "SIZE": "bytes", "LIMIT": "int", "COUNT": "int",
-	"WORKERS": "int", "CONNECTIONS": "int", "ENABLE": "bool", "ENABLED": "bool", "DEBUG": "bool", "PATH": "path", "DIR": "path",
-}
+// guesses are types by the last word of a name: few, because a wrong one keeps an image from starting that works.
+var guesses = map[string]string{"PORT": "port", "URL": "url", "URI": "url", "ENABLED": "bool", "WORKERS": "int"}
 
 func guess(name string) (kind string, secret bool) {
 	words := strings.Split(strings.ToUpper(name), "_")
-	for _, word := range words {
-		if slices.Contains([]string{"SECRET", "PASSWORD", "PASSWD", "TOKEN", "KEY"}, word) {
-			return "", true
-		}
+	last := words[len(words)-1]
+	if slices.Contains([]string{"SECRET", "PASSWORD", "PASSWD", "TOKEN", "KEY"}, last) {
+		return "", true
 	}
-	if kind := guesses[words[len(words)-1]]; kind != "" {
-		return kind, false
-	}
-	return guesses[words[0]], false
+	return guesses[last], false
 }
 
 // InputOf reads IN:OUT.

@@ -9,60 +9,130 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
 
-// staged is a file that lies beside its place.
+// staged is a file that lies beside its place, or beside whose place what was there before lies.
 type staged struct {
 	root      *os.Root
 	file      *file
 	temporary string
+	// before is what was there, under another name; empty when there was nothing.
+	before string
+	placed bool
 }
 
-// writeAll writes all files beside their places and then puts them there. If one cannot be written, none
-// is put; what is left beside is removed.
-func writeAll(files []*file) error {
-	roots := map[string]*os.Root{}
-	var stage []staged
-	defer func() {
-		for _, s := range stage {
-			_ = s.root.Remove(s.temporary) // What is left when something went wrong.
-		}
-		for _, root := range roots {
-			_ = root.Close()
-		}
-	}()
-	for _, f := range files {
-		root, err := openOut(roots, f.out)
-		if err != nil {
-			return err
-		}
-		info, err := root.Lstat(f.name)
-		if err == nil && info.IsDir() {
-			return fmt.Errorf("write %s: %w", f.path(), why(syscall.EISDIR))
-		}
-		if err == nil && same(root, info, f) {
-			continue
-		}
-		temporary, err := writeBeside(root, f)
-		if temporary != "" {
-			stage = append(stage, staged{root, f, temporary})
-		}
-		if err != nil {
-			return fmt.Errorf("write %s: %w", f.path(), why(err))
+// replacement are files that were put in their places, and can be taken back.
+type replacement struct {
+	roots map[string]*os.Root
+	stage []*staged
+}
+
+// keep ends a replacement: what was there before is gone.
+func (r *replacement) keep() {
+	for _, s := range r.stage {
+		if s.before != "" {
+			_ = s.root.Remove(s.before) // What is left of it harms nobody.
 		}
 	}
-	for len(stage) > 0 {
-		s := stage[0]
-		if err := s.root.Rename(s.temporary, s.file.name); err != nil {
-			return fmt.Errorf("write %s: %w", s.file.path(), why(err))
+	r.close()
+}
+
+// undo puts everything back as it was.
+func (r *replacement) undo() {
+	for _, s := range slices.Backward(r.stage) {
+		switch {
+		case !s.placed:
+			_ = s.root.Remove(s.temporary)
+			if s.before != "" {
+				_ = s.root.Remove(s.before)
+			}
+		case s.before != "":
+			_ = s.root.Rename(s.before, s.file.name)
+		default:
+			_ = s.root.Remove(s.file.name)
 		}
-		stage = stage[1:]
+	}
+	r.close()
+}
+
+func (r *replacement) close() {
+	for _, root := range r.roots {
+		_ = root.Close()
+	}
+}
+
+// writeAll writes all files beside their places and then puts them there. If one cannot be written or put, all is
+// as it was before.
+func writeAll(files []*file) (*replacement, error) {
+	r := &replacement{roots: map[string]*os.Root{}}
+	err := r.write(files)
+	if err == nil {
+		err = r.put()
+	}
+	if err != nil {
+		r.undo()
+		return nil, err
+	}
+	return r, nil
+}
+
+// write writes all files beside their places. It goes on after a problem, to tell them all.
+func (r *replacement) write(files []*file) error {
+	var problems []error
+	told := map[string]bool{}
+	for _, f := range files {
+		if err := r.writeOne(f); err != nil && !told[err.Error()] {
+			told[err.Error()] = true
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (r *replacement) writeOne(f *file) error {
+	root, err := openOut(r.roots, f.out)
+	if err != nil {
+		return err
+	}
+	info, err := root.Lstat(f.name)
+	if err == nil && info.IsDir() {
+		return fmt.Errorf("write %s: %w", f.path(), why(syscall.EISDIR))
+	}
+	if err == nil && same(root, info, f) {
+		return nil
+	}
+	temporary, err := writeBeside(root, f)
+	if temporary != "" {
+		r.stage = append(r.stage, &staged{root: root, file: f, temporary: temporary})
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", f.path(), why(err))
 	}
 	return nil
 }
 
+// put puts the files in their places.
+func (r *replacement) put() error {
+	for _, s := range r.stage {
+		// A second name for what is there keeps it, without a moment in which there is nothing.
+		before := s.temporary + ".before"
+		err := s.root.Link(s.file.name, before)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			err = s.root.Rename(s.file.name, before) // Where there are no second names.
+		}
+		if err == nil {
+			s.before = before
+		}
+		if err := s.root.Rename(s.temporary, s.file.name); err != nil {
+			return fmt.Errorf("write %s: %w", s.file.path(), why(err))
+		}
+		s.placed = true
+	}
+	return nil
+}
 func openOut(roots map[string]*os.Root, folder string) (*os.Root, error) {
 	if root := roots[folder]; root != nil {
 		return root, nil

@@ -175,3 +175,15 @@ func TestSchemasThatMakeNoSense(t *testing.T) {
 		}
 	}
 }
+
+func TestEnvFiles(t *testing.T) {
+	values, problems := envschema.ParseFile("f", "\ufeffA=1\nexport\tB=2\nexport C='x' # a comment\nD=\"y\\n\" # another\nE=plain # no comment\n")
+	if len(problems) != 0 {
+		t.Errorf("problems %v", problems)
+	}
+	for name, want := range map[string]string{"A": "1", "B": "2", "C": "x", "D": "y\n", "E": "plain # no comment"} {
+		if values[name] != want {
+			t.Errorf("%s is %q, want %q", name, values[name], want)
+		}
+	}
+}

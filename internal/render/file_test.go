@@ -159,3 +159,16 @@ func TestDeclaredAndNotSet(t *testing.T) {
 		t.Errorf("got %v", errs)
 	}
 }
+
+// TestVariablesOfDefinedTemplates: what they are called with is their dot; it is the environment only if that is.
+func TestVariablesOfDefinedTemplates(t *testing.T) {
+	template := &render.Template{Name: "a", Text: `{{ define "x" }}{{ .host }}{{ end }}{{ define "y" }}{{ .REAL }}{{ end }}{{ template "x" (dict "host" .A) }}{{ template "y" . }}`}
+	uses, err := template.Variables()
+	var names []string
+	for _, use := range uses {
+		names = append(names, use.Variable)
+	}
+	if err != nil || strings.Join(names, " ") != "A REAL" {
+		t.Errorf("got %v %v", names, err)
+	}
+}

@@ -36,13 +36,22 @@ func (t *Template) Variables() ([]Use, error) {
 		return nil, err
 	}
 	var uses []Use
+	given := map[string]bool{}
+	for _, defined := range parsed.Templates() {
+		if defined.Tree != nil {
+			givenEnvironment(defined.Root, given)
+		}
+	}
 	for _, defined := range parsed.Templates() {
 		if defined.Tree == nil {
 			continue
 		}
 		finder := finder{tree: defined.Tree, uses: &uses}
-		if _, ok := t.Partials[defined.Name()]; ok {
+		_, partial := t.Partials[defined.Name()]
+		if partial {
 			finder.partial = defined.Name()
+		} else if defined != parsed && !given[defined.Name()] {
+			continue // Its dot is what it is called with.
 		}
 		finder.node(defined.Root, true)
 	}
@@ -50,6 +59,31 @@ func (t *Template) Variables() ([]Use, error) {
 		return cmp.Or(strings.Compare(a.Partial, b.Partial), a.Line-b.Line, strings.Compare(a.Variable, b.Variable))
 	})
 	return uses, nil
+}
+
+// givenEnvironment notes the templates that are called with {{ template "name" . }} or $.
+func givenEnvironment(node parse.Node, given map[string]bool) {
+	switch n := node.(type) {
+	case *parse.ListNode:
+		if n != nil {
+			for _, child := range n.Nodes {
+				givenEnvironment(child, given)
+			}
+		}
+	case *parse.IfNode:
+		givenEnvironment(n.List, given)
+		givenEnvironment(n.ElseList, given)
+	case *parse.RangeNode:
+		givenEnvironment(n.List, given)
+		givenEnvironment(n.ElseList, given)
+	case *parse.WithNode:
+		givenEnvironment(n.List, given)
+		givenEnvironment(n.ElseList, given)
+	case *parse.TemplateNode:
+		if n.Pipe != nil && (n.Pipe.String() == "." || n.Pipe.String() == "$") {
+			given[n.Name] = true
+		}
+	}
 }
 
 func usesOfPieces(pieces []piece, uses *[]Use) {
