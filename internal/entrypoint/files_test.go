@@ -350,3 +350,32 @@ func TestMarksAndControlCharacters(t *testing.T) {
 		t.Errorf("%q", said)
 	}
 }
+
+// TestFolders: they have the modes and owners of the templates' folders, empty ones as well.
+func TestFolders(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/private/key", "x")
+	must(t, os.Mkdir("in/empty", 0o770))
+	must(t, os.Chmod("in/empty", 0o770))
+	must(t, os.Chmod("in/private", 0o700))
+	root := os.Getuid() == 0
+	if root {
+		must(t, os.Chown("in/private", 1234, 4321))
+	}
+	before := syscall.Umask(0o077)
+	code, said := run(t)
+	syscall.Umask(before)
+	if code != 0 {
+		t.Fatal(said)
+	}
+	for name, want := range map[string]fs.FileMode{"out": 0o755, "out/private": 0o700, "out/empty": 0o770} {
+		info, err := os.Stat(name)
+		must(t, err)
+		if info.Mode().Perm() != want {
+			t.Errorf("%s has mode %o, want %o", name, info.Mode().Perm(), want)
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); root && ok && name == "out/private" && (stat.Uid != 1234 || stat.Gid != 4321) {
+			t.Errorf("%s belongs to %d:%d", name, stat.Uid, stat.Gid)
+		}
+	}
+}

@@ -44,6 +44,8 @@ type file struct {
 	content  []byte
 	mode     fs.FileMode
 	uid, gid int
+	// folder is one that has the mode and owner of that in --in; content is nothing.
+	folder bool
 }
 
 // path for people.
@@ -142,7 +144,7 @@ func gatherFolder(in, out string) (files []*file, problems []error) {
 		w.problems = append(w.problems, err)
 	}
 	files, problems = w.files, w.problems
-	if len(files) == 0 && len(problems) == 0 {
+	if len(problems) == 0 && !slices.ContainsFunc(files, func(f *file) bool { return !f.folder }) {
 		problems = []error{fmt.Errorf("%s: there is no file in it", in)}
 	}
 	partials := w.partials
@@ -180,7 +182,12 @@ func (w *walk) folder(from string, links int) error {
 		// How Kubernetes lays out the files of a ConfigMap: a folder, a link ..data to it, and links through that.
 		case strings.HasPrefix(entry.Name(), "..") && entry.IsDir():
 			return fs.SkipDir
-		case entry.IsDir() || entry.Name() == "..data":
+		case entry.Name() == "..data":
+			return nil
+		case entry.IsDir():
+			if info, err := entry.Info(); err == nil {
+				w.files = append(w.files, withOwner(&file{out: w.out, name: name, folder: true}, info))
+			}
 			return nil
 		case len(w.files) == maxFiles:
 			return fmt.Errorf("%s holds more than %d files", w.in, maxFiles)
@@ -230,10 +237,7 @@ func load(root *os.Root, folder, name string, regular bool) (*file, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a file", shown)
 	}
-	f := &file{mode: info.Mode().Perm(), uid: -1, gid: -1}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		f.uid, f.gid = int(stat.Uid), int(stat.Gid)
-	}
+	f := withOwner(&file{}, info)
 	without, syntax, isTemplate := syntaxOf(name)
 	limit := int64(maxCopyBytes)
 	if isTemplate {
@@ -252,6 +256,14 @@ func load(root *os.Root, folder, name string, regular bool) (*file, error) {
 		f.template, f.content = &render.Template{Name: shown, Text: string(content), Syntax: syntax}, nil
 	}
 	return f, nil
+}
+
+func withOwner(f *file, info fs.FileInfo) *file {
+	f.mode, f.uid, f.gid = info.Mode().Perm(), -1, -1
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		f.uid, f.gid = int(stat.Uid), int(stat.Gid)
+	}
+	return f
 }
 
 // told makes an error of the system shorter where the path is named already, and clearer where a link

@@ -131,7 +131,9 @@ func renderFor(sources *Sources, envFile string, environment *envschema.Result) 
 	}
 	result := map[string]string{}
 	for _, f := range files {
-		result[f.path()] = string(f.content)
+		if !f.folder {
+			result[f.path()] = string(f.content)
+		}
 	}
 	return result, nil
 }

@@ -97,6 +97,12 @@ func (r *replacement) writeOne(f *file) error {
 	if err != nil {
 		return err
 	}
+	if f.folder {
+		if err := makeFolder(root, f); err != nil {
+			return fmt.Errorf("make the folder %s: %w", f.path(), why(err))
+		}
+		return nil
+	}
 	info, err := root.Lstat(f.name)
 	if err == nil && info.IsDir() {
 		return fmt.Errorf("write %s: %w", f.path(), why(syscall.EISDIR))
@@ -133,12 +139,36 @@ func (r *replacement) put() error {
 	}
 	return nil
 }
+// makeFolder makes a folder with its mode and owner; one that is there stays as it is, as it may be a mount.
+func makeFolder(root *os.Root, f *file) error {
+	if err := root.MkdirAll(filepath.Dir(f.name), 0o755); err != nil {
+		return err
+	}
+	if err := root.Mkdir(f.name, 0o700); err != nil {
+		if info, errStat := root.Stat(f.name); errStat == nil && info.IsDir() {
+			return nil
+		}
+		return err
+	}
+	if err := root.Chown(f.name, f.uid, f.gid); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return root.Chmod(f.name, f.mode|0o300) // Its owner must be able to put files into it.
+}
+
 func openOut(roots map[string]*os.Root, folder string) (*os.Root, error) {
 	if root := roots[folder]; root != nil {
 		return root, nil
 	}
+	_, missing := os.Stat(folder)
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder %s: %w", folder, why(err))
+	}
+	if errors.Is(missing, fs.ErrNotExist) {
+		// Whatever the umask: the program may run as somebody else.
+		if err := os.Chmod(folder, 0o755); err != nil { //nolint:gosec // Others read what is in it, as far as each file lets them.
+			return nil, fmt.Errorf("make the folder %s: %w", folder, why(err))
+		}
 	}
 	root, err := os.OpenRoot(folder)
 	if err != nil {
