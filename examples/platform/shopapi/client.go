@@ -49,10 +49,15 @@ type Client struct {
 	http    *http.Client
 }
 
+// dialTries is how many connections could be tried in the time of one call.
+const dialTries = 4
+
 // NewClient returns a client of the api at base, http://host:port. timeout bounds each call as a
 // whole, repetition included.
 func NewClient(base string, timeout time.Duration) *Client {
-	dialer := &net.Dialer{Timeout: min(timeout, time.Second), KeepAlive: 30 * time.Second}
+	// Within a cell a connection takes less than a millisecond. A first packet that is lost, as happens while the
+	// network learns of a change, would be sent again after a second only: then all the time would be over.
+	dialer := &net.Dialer{Timeout: timeout / dialTries, KeepAlive: 30 * time.Second}
 	return &Client{base: base, timeout: timeout, http: &http.Client{
 		Transport: &http.Transport{
 			DialContext: dialer.DialContext,
@@ -138,7 +143,7 @@ func (c *Client) get(ctx context.Context, path string, into any) error {
 	}, into)
 }
 
-// call sends a repeatable request, and once more when the connection broke.
+// call sends a repeatable request, and again when the connection broke or did not come about.
 func (c *Client) call(ctx context.Context, make func(context.Context) (*http.Request, error), into any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
