@@ -148,7 +148,14 @@ func (c *Client) call(ctx context.Context, make func(context.Context) (*http.Req
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var err error
-	for range 2 {
+	for try := range 2 {
+		if try > 0 { // A moment later: what refuses connections while ports move does so for some milliseconds.
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(c.timeout / 10):
+			}
+		}
 		var request *http.Request
 		if request, err = make(ctx); err != nil {
 			return err
