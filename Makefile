@@ -42,7 +42,8 @@ clean: ## End the local cluster and remove everything that was built
 
 ## Tests
 
-test: test-unit test-operator test-localcluster test-e2e test-containertester lint ## Test everything
+# Formatting comes first: whoever forgot it should not learn so after ten minutes.
+test: format test-unit test-operator test-localcluster test-e2e test-containertester lint ## Test everything
 
 test-unit: ## Tests that need no cluster
 	@for module in $(LIGHT_MODULES); do echo "== unit tests: $$module"; (cd $$module && go test $(UNIT_FLAGS) $$(go list ./... | grep -v -e /internal/operator$$ -e /test/e2e$$)); done
@@ -66,9 +67,11 @@ test-containertester: tools ## Tests of containertester with a real nginx image
 race: ## Unit tests with the race detector
 	@$(MAKE) --no-print-directory test-unit UNIT_FLAGS=-race
 
-lint: $(TOOLS)/golangci-lint ## Formatting, go vet and golangci-lint
+format: ## Check the formatting
 	@command -v git >/dev/null || hack/ensure-packages git
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
+
+lint: format $(TOOLS)/golangci-lint ## Formatting, go vet and golangci-lint
 	@go tool -modfile=hack/tools/go.mod controller-gen crd paths=./api/... output:crd:stdout | diff - config/crd/shopset.dev_shopsets.yaml >/dev/null || { echo "config/crd is not what api/ generates; run \`make generate\`"; exit 1; }
 	@for module in $(LIGHT_MODULES) containertester hack/localcluster; do echo "== lint: $$module"; (cd $$module && if [ $$module = hack/localcluster ]; then export CGO_ENABLED=0; fi && go vet ./... && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
 

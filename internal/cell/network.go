@@ -113,8 +113,8 @@ func peer(shopSet, component string) networkingv1.NetworkPolicyPeer {
 
 // Widen keeps open what Pods of earlier revisions need as long as they run: they reach those they use,
 // at the ports that they know, and are reached at their own. The door closes behind the last one, not in
-// front of it.
-func (c *Cell) Widen(ss *v1alpha1.ShopSet, earlier []Running, history *History) {
+// front of it. live maps the names of components to their Services in the cluster.
+func (c *Cell) Widen(ss *v1alpha1.ShopSet, earlier []Running, history *History, live map[string]*corev1.Service) {
 	if len(earlier) == 0 {
 		return
 	}
@@ -133,6 +133,7 @@ func (c *Cell) Widen(ss *v1alpha1.ShopSet, earlier []Running, history *History) 
 				rule.Ports = portsOf(component.Service)
 			}
 		}
+		keepNames(component.Service, live[component.Name])
 		Seal(component.Service)
 		Seal(component.NetworkPolicy)
 	}
@@ -169,7 +170,7 @@ func (c *Component) keepPorts(ss *v1alpha1.ShopSet, then *v1alpha1.Component) {
 		at := slices.IndexFunc(c.Service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port.Port })
 		if at < 0 {
 			c.Service.Spec.Ports = append(c.Service.Spec.Ports, corev1.ServicePort{
-				Name: fmt.Sprintf("%s-%d", port.Name, port.Port), Port: port.Port,
+				Name: otherName(port.Name, port.Port), Port: port.Port,
 				Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromString(port.Name),
 			})
 			continue
@@ -181,6 +182,37 @@ func (c *Component) keepPorts(ss *v1alpha1.ShopSet, then *v1alpha1.Component) {
 		}
 	}
 }
+
+// keepNames leaves the ports that the live Service has the names they have there. Endpoints are found by the
+// name of the Service's port, and nodes learn of Services and of endpoints one after the other: a number under
+// a new name is without endpoints for up to a second, and refuses connections.
+func keepNames(service, live *corev1.Service) {
+	if live == nil {
+		return
+	}
+	ports := service.Spec.Ports
+	taken := map[string]bool{}
+	kept := make([]bool, len(ports))
+	for i := range ports {
+		at := slices.IndexFunc(live.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == ports[i].Port })
+		if at >= 0 {
+			ports[i].Name, kept[i] = live.Spec.Ports[at].Name, true
+			taken[ports[i].Name] = true
+		}
+	}
+	for i := range ports {
+		if kept[i] {
+			continue
+		}
+		if taken[ports[i].Name] {
+			ports[i].Name = otherName(ports[i].Name, ports[i].Port)
+		}
+		taken[ports[i].Name] = true
+	}
+}
+
+// otherName names a port whose own name belongs to another number for the time being.
+func otherName(name string, number int32) string { return fmt.Sprintf("%s-%d", name, number) }
 
 // keepUser lets a component in that used this one.
 func (c *Component) keepUser(ss *v1alpha1.ShopSet, user string) {

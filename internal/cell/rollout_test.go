@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/shopset/shopset/api/v1alpha1"
 	"github.com/shopset/shopset/internal/cell"
@@ -238,15 +239,57 @@ func TestWiden(t *testing.T) {
 				earlier = append(earlier, running(t, before, name))
 			}
 			history := cell.NewHistory(ss, []cell.Revision{record(t, "now", ss), record(t, "before", before)})
-			after.Widen(ss, earlier, history)
+			after.Widen(ss, earlier, history, nil)
 			if got := ways(component(after, test.component)); got != test.want {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 			again := build(t, ss)
-			again.Widen(ss, append(earlier, earlier...), history)
+			again.Widen(ss, append(earlier, earlier...), history, nil)
 			if got := ways(component(again, test.component)); got != test.want {
 				t.Errorf("said twice it is %s", got)
 			}
 		})
+	}
+}
+
+// TestWidenKeepsNames: a port's number never changes its name in the Service while somebody may call it.
+func TestWidenKeepsNames(t *testing.T) {
+	withPort := func(name string, number int32) *v1alpha1.ShopSet {
+		ss := load(t, "sample")
+		for i := range ss.Spec.Components {
+			ss.Spec.Components[i].Health = nil
+		}
+		ss.Spec.Components[3].Ports = []v1alpha1.Port{{Name: name, Port: number}}
+		return ss
+	}
+	services := func(c *cell.Cell) map[string]*corev1.Service {
+		return map[string]*corev1.Service{"api": component(c, "api").Service}
+	}
+	first, second, third := withPort("http", 8080), withPort("http", 8081), withPort("http", 8082)
+	history := cell.NewHistory(third, []cell.Revision{record(t, "3", third), record(t, "2", second), record(t, "1", first)})
+	live := services(build(t, first))
+	for _, step := range []struct {
+		name   string
+		wanted *v1alpha1.ShopSet
+		runs   []*v1alpha1.ShopSet
+		want   string
+	}{
+		{"the new number gets another name", second, []*v1alpha1.ShopSet{first}, "http-8081 8081→http, http 8080→http"},
+		{"once more", third, []*v1alpha1.ShopSet{first, second}, "http-8082 8082→http, http 8080→http, http-8081 8081→http"},
+		{"back to the first", first, []*v1alpha1.ShopSet{second, third}, "http 8080→http, http-8081 8081→http, http-8082 8082→http"},
+		{"forth again", third, []*v1alpha1.ShopSet{first}, "http-8082 8082→http, http 8080→http"},
+		{"over", third, nil, "http 8082→http"},
+		{"another name for the same number", withPort("web", 8082), []*v1alpha1.ShopSet{third}, "http 8082→8082"},
+	} {
+		after := build(t, step.wanted)
+		var earlier []cell.Running
+		for _, spec := range step.runs {
+			earlier = append(earlier, running(t, spec, "api"))
+		}
+		after.Widen(step.wanted, earlier, history, live)
+		if got, _, _ := strings.Cut(ways(component(after, "api")), ", from"); got != step.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", step.name, got, step.want)
+		}
+		live = services(after)
 	}
 }

@@ -139,6 +139,7 @@ func (r *replacement) put() error {
 	}
 	return nil
 }
+
 // makeFolder makes a folder with its mode and owner; one that is there stays as it is, as it may be a mount.
 func makeFolder(root *os.Root, f *file) error {
 	if err := root.MkdirAll(filepath.Dir(f.name), 0o755); err != nil {

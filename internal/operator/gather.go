@@ -44,6 +44,8 @@ type observed struct {
 	objects map[objectKey]client.Object
 	// deployments by component.
 	deployments map[string]*appsv1.Deployment
+	// services by component.
+	services map[string]*corev1.Service
 	// pods by component.
 	pods map[string][]corev1.Pod
 	// revisions, newest first.
@@ -64,6 +66,7 @@ func (r *Reconciler) gather(ctx context.Context, ss *v1alpha1.ShopSet) (*observe
 		namespace:   ss.Namespace,
 		objects:     map[objectKey]client.Object{},
 		deployments: map[string]*appsv1.Deployment{},
+		services:    map[string]*corev1.Service{},
 		pods:        map[string][]corev1.Pod{},
 	}
 	for _, list := range childKinds() {
@@ -108,6 +111,8 @@ func (o *observed) add(ss *v1alpha1.ShopSet, object client.Object) error {
 	switch typed := object.(type) {
 	case *appsv1.Deployment:
 		o.deployments[typed.Labels[cell.LabelComponent]] = typed
+	case *corev1.Service:
+		o.services[typed.Labels[cell.LabelComponent]] = typed
 	case *appsv1.ControllerRevision:
 		o.revisions = append(o.revisions, cell.Revision{Name: typed.Name, Number: typed.Revision, Data: typed.Data.Raw})
 		return nil

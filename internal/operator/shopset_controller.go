@@ -152,7 +152,7 @@ func (r *Reconciler) bringAbout(ctx context.Context, ss *v1alpha1.ShopSet, seen 
 	earlier := desired.Earlier(seen.running())
 	skip := hold(seen, out, history)
 	seen.holdEdge(ss, desired, skip)
-	desired.Widen(ss, earlier, history)
+	desired.Widen(ss, earlier, history, seen.services)
 	for i := range desired.Components {
 		component := &desired.Components[i]
 		keepReplicas(component, seen.deployments[component.Name])
