@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/shopset/shopset/internal/entrypoint"
@@ -69,6 +70,9 @@ func run(args, environment []string, stdout, stderr io.Writer) int {
 		flags.StringVar(&options.Check, "check", "", "command that must succeed")
 	}
 	rest, err := parse(flags, args, command != "")
+	if err == nil {
+		err = unused(flags, command)
+	}
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, usage)
 		return 0
@@ -99,6 +103,22 @@ func parse(flags *flag.FlagSet, args []string, mixed bool) (rest []string, err e
 		}
 		rest, args = append(rest, args[0]), args[1:]
 	}
+}
+
+// toolFlags are the flags that each tool has.
+var toolFlags = map[string][]string{
+	"doc": {"schema"}, "check": {"schema"}, "diff": {"in", "render", "schema"}, "lint": {"in", "render", "schema"},
+	"vars": {"in", "render"}, "init": {"in", "render"},
+}
+
+// unused refuses flags that a tool would not look at.
+func unused(flags *flag.FlagSet, command string) (err error) {
+	flags.Visit(func(f *flag.Flag) {
+		if known := toolFlags[command]; command != "" && !slices.Contains(known, f.Name) && err == nil {
+			err = fmt.Errorf("%s has no --%s; it takes --%s", command, f.Name, strings.Join(known, ", --"))
+		}
+	})
+	return err
 }
 
 func validate(command string, o *entrypoint.Options, rest []string) error {
@@ -140,7 +160,7 @@ func tool(command string, o *entrypoint.Options, rest []string, stdout, stderr i
 		err = entrypoint.Init(stdout, &o.Sources)
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		entrypoint.Tell(stderr, err)
 		return 2
 	}
 	if differs {

@@ -311,3 +311,35 @@ func BenchmarkCovers(b *testing.B) {
 		}
 	}
 }
+
+// TestConfigInThePodSeesTheOverlay: what the overlay sets for the component, its config is rendered with, unless it
+// says something else for the container that renders.
+func TestConfigInThePodSeesTheOverlay(t *testing.T) {
+	for overlay, want := range map[string]string{
+		`{"spec":{"containers":[{"name":"proxy","env":[{"name":"EXTRA","value":"x"}]}]}}`: "x",
+		`{"spec":{"containers":[{"name":"proxy","env":[{"name":"EXTRA","value":"x"}]}],` +
+			`"initContainers":[{"name":"shopset-render","env":[{"name":"EXTRA","value":"y"}]}]}}`: "y",
+	} {
+		ss := load(t, "sample")
+		proxy := &ss.Spec.Components[0]
+		proxy.EntrypointImage = "entrypoint:test"
+		proxy.Config[0].Path = "/" + strings.Repeat("a", 255)
+		proxy.PodTemplate = load(t, "everything").Spec.Components[0].PodTemplate.DeepCopy()
+		proxy.PodTemplate.Raw = []byte(overlay)
+		built := component(build(t, ss), "proxy")
+		got := ""
+		for _, env := range built.Deployment.Spec.Template.Spec.InitContainers[0].Env {
+			if env.Name == "EXTRA" {
+				got = env.Value
+			}
+		}
+		if got != want {
+			t.Errorf("%s: the container that renders has EXTRA=%q, want %q", overlay, got, want)
+		}
+		for key := range built.Config.Data {
+			if len(key) > 253 {
+				t.Errorf("a key of %d characters; a ConfigMap takes 253", len(key))
+			}
+		}
+	}
+}

@@ -70,5 +70,9 @@ func renderConfig(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []cor
 // templateKey is the key of a file that is rendered in the Pod; its suffix tells the entrypoint the language.
 func templateKey(i int, file string) string { return configKey(i, file) + ".tmpl" }
 
-// configKey is the key of a file in the ConfigMap. Two paths may end alike, so it has a number.
-func configKey(i int, file string) string { return fmt.Sprintf("%d-%s", i, path.Base(file)) }
+// configKey is the key of a file in the ConfigMap, of at most 253 characters. Two paths may end alike, so it has a
+// number.
+func configKey(i int, file string) string {
+	base := path.Base(file)
+	return fmt.Sprintf("%d-%s", i, base[max(0, len(base)-200):])
+}

@@ -59,7 +59,9 @@ func podTemplate(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []core
 	}
 	mountConfig(&template.Spec, component, config)
 	mountTmp(&template.Spec, component)
+	before := template
 	template = overlay(template, ss, component, problems)
+	followEnvironment(&before.Spec, &template.Spec, component.Name)
 	checkVolumes(&template.Spec, component.Name, problems)
 	return template
 }
@@ -212,6 +214,25 @@ func renderInPod(pod *corev1.PodSpec, component *v1alpha1.Component) {
 		init.Args = append(init.Args, "--render", templates+"/"+templateKey(i, file.Path)+":"+rendered+"/"+configKey(i, file.Path))
 	}
 	pod.InitContainers = append(pod.InitContainers, init)
+}
+
+// followEnvironment gives the container that renders config what the overlay says of the component's environment:
+// they must see the same. An overlay of that container itself counts for more.
+func followEnvironment(before, after *corev1.PodSpec, component string) {
+	named := func(containers []corev1.Container, name string) *corev1.Container {
+		if i := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == name }); i >= 0 {
+			return &containers[i]
+		}
+		return nil
+	}
+	render, main := named(after.InitContainers, renderContainer), named(after.Containers, component)
+	own := named(before.InitContainers, renderContainer)
+	if render == nil || main == nil || own == nil {
+		return
+	}
+	if equality.Semantic.DeepEqual(render.Env, own.Env) && equality.Semantic.DeepEqual(render.EnvFrom, own.EnvFrom) {
+		render.Env, render.EnvFrom = slices.Clone(main.Env), slices.Clone(main.EnvFrom)
+	}
 }
 
 // mountTmp gives the program the one writable folder that nearly every program expects.

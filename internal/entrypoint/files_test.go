@@ -2,10 +2,12 @@ package entrypoint_test
 
 import (
 	"bytes"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -377,5 +379,80 @@ func TestFolders(t *testing.T) {
 		if stat, ok := info.Sys().(*syscall.Stat_t); root && ok && name == "out/private" && (stat.Uid != 1234 || stat.Gid != 4321) {
 			t.Errorf("%s belongs to %d:%d", name, stat.Uid, stat.Gid)
 		}
+	}
+}
+
+// TestWords: quotes, and nothing else of a shell.
+func TestWords(t *testing.T) {
+	for line, want := range map[string]string{
+		"nginx -t": "[nginx][-t]", `sh -c 'nginx -t -q && echo "$A"'`: `[sh][-c][nginx -t -q && echo "$A"]`,
+		`a "b  c"d '' e\f`: `[a][b  cd][][e\f]`, " \t a\n": "[a]", "": "",
+	} {
+		words, err := entrypoint.Words(line)
+		got := ""
+		for _, word := range words {
+			got += "[" + word + "]"
+		}
+		if err != nil || got != want {
+			t.Errorf("%q: %s %v, want %s", line, got, err, want)
+		}
+	}
+	for _, line := range []string{`a "b`, `'`} {
+		if words, err := entrypoint.Words(line); err == nil || !strings.Contains(err.Error(), "is not closed") {
+			t.Errorf("%q: %q %v", line, words, err)
+		}
+	}
+}
+
+// TestCheckOutput: warnings of a check that succeeds are told, and what it leaves running is not waited for.
+func TestCheckOutput(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "in/a.tmpl", "x")
+	try := func(check string) (int, string) {
+		var stderr bytes.Buffer
+		code := entrypoint.Run(t.Context(), &entrypoint.Options{Sources: entrypoint.Sources{In: "in", Out: "out"}, Check: check,
+			Environment: os.Environ(), Stderr: &stderr})
+		return code, stderr.String()
+	}
+	if code, said := try("sh -c 'echo [warn] old directive >&2'"); code != 0 || said != "[warn] old directive\n" {
+		t.Errorf("%d %q", code, said)
+	}
+	if code, said := try("sh -c 'sleep 20 & echo $! > pid'"); code != 0 || said != "" {
+		t.Errorf("%d %q", code, said)
+	}
+	pid, err := os.ReadFile("pid")
+	must(t, err)
+	number, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+	must(t, err)
+	must(t, syscall.Kill(number, syscall.SIGKILL))
+	if code, said := try("sh -c 'kill -TERM $PPID; sleep 20'"); code != 143 || !strings.Contains(said, "ended by the signal terminated") {
+		t.Errorf("%d %q", code, said)
+	}
+	if _, err := os.Stat("out/a"); err != nil {
+		t.Error("what the checks before had found good is gone:", err)
+	}
+}
+
+// TestOwner: content that is there already, but belongs to somebody else, is written again by those who can.
+func TestOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	t.Chdir(t.TempDir())
+	write(t, "in/a.tmpl", "x")
+	render := func() int {
+		return entrypoint.Run(t.Context(), &entrypoint.Options{Sources: entrypoint.Sources{In: "in", Out: "out"}, Stderr: io.Discard})
+	}
+	if code := render(); code != 0 {
+		t.Fatal(code)
+	}
+	must(t, os.Chown("in/a.tmpl", 1234, 1234))
+	if code := render(); code != 0 {
+		t.Fatal(code)
+	}
+	info, err := os.Stat("out/a")
+	must(t, err)
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 1234 {
+		t.Errorf("belongs to %d", owner)
 	}
 }

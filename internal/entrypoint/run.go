@@ -10,8 +10,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/shopset/shopset/internal/envschema"
 )
@@ -24,15 +22,12 @@ const (
 	exitNotFound      = 127
 )
 
-// checkTimeout bounds the check command.
-const checkTimeout = 30 * time.Second
-
 // Options of Run.
 type Options struct {
 	Sources
 	// Schema is the path of the schema; empty for none.
 	Schema string
-	// Check is a command line, split at spaces, that must succeed on the rendered files.
+	// Check is a command line, split as Words does, that must succeed on the rendered files.
 	Check string
 	// Program and its arguments; empty to end after rendering.
 	Program []string
@@ -65,7 +60,11 @@ func Run(ctx context.Context, o *Options) int {
 	} else {
 		problems = append(problems, parseAll(files)...) // Without values only their language can be checked.
 	}
-	if words := strings.Fields(o.Check); len(words) > 0 {
+	words, err := Words(o.Check)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("check %q: %w", o.Check, err))
+	}
+	if len(words) > 0 {
 		if _, err := exec.LookPath(words[0]); err != nil {
 			problems = append(problems, fmt.Errorf("check %q: %s is not there, or not in PATH", o.Check, words[0]))
 		}
@@ -84,9 +83,10 @@ func Run(ctx context.Context, o *Options) int {
 	if err != nil {
 		return o.report(exitConfig, err)
 	}
-	if err := runCheck(ctx, o.Check, o.Environment, environment.Redact); err != nil {
+	check := &check{line: o.Check, words: words, environment: o.Environment, redact: environment.Redact, stderr: o.Stderr}
+	if code, err := check.run(ctx); err != nil {
 		written.undo()
-		return o.report(exitConfig, err)
+		return o.report(code, err)
 	}
 	written.keep()
 	if path == "" {
@@ -99,10 +99,15 @@ func Run(ctx context.Context, o *Options) int {
 }
 
 func (o *Options) report(code int, problems ...error) int {
-	for _, problem := range problems {
-		fmt.Fprintln(o.Stderr, "shopset-entrypoint:", problem)
-	}
+	Tell(o.Stderr, errors.Join(problems...))
 	return code
+}
+
+// Tell prints an error; each of its lines says whose it is, among the lines of other programs.
+func Tell(out io.Writer, err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(out, "shopset-entrypoint:", line)
+	}
 }
 
 func loadSchema(path string) (*envschema.Schema, error) {
@@ -136,50 +141,6 @@ func findProgram(program []string) (path string, code int, err error) {
 	default:
 		return "", exitNotFound, fmt.Errorf("program %s is not there, or not in PATH", program[0])
 	}
-}
-
-// maxCheckOutput is how much of the check's output is told: its end, where the error is. More is kept, so that no
-// secret is cut in two before it is hidden.
-const (
-	maxCheckOutput = 4 << 10
-	keptOutput     = 64 << 10
-)
-
-func runCheck(ctx context.Context, line string, environment []string, redact func(string) string) error {
-	words := strings.Fields(line)
-	if len(words) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	command := exec.CommandContext(ctx, words[0], words[1:]...)
-	command.Env = environment
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
-	command.WaitDelay = time.Second
-	output := &tail{}
-	command.Stdout, command.Stderr = output, output
-	err := command.Run()
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("check %q did not end within %s", line, checkTimeout)
-	default:
-		told := redact(string(output.end))
-		return errors.New(strings.TrimSpace(fmt.Sprintf("check %q: %v\n%s", line, err, told[max(0, len(told)-maxCheckOutput):])))
-	}
-}
-
-// tail keeps the end of what is written.
-type tail struct{ end []byte }
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.end = append(t.end, p...)
-	if len(t.end) > keptOutput {
-		t.end = slices.Clone(t.end[len(t.end)-keptOutput:])
-	}
-	return len(p), nil
 }
 
 // split makes a map of NAME=VALUE lines; the last of several counts.

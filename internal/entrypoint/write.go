@@ -184,6 +184,9 @@ func same(root *os.Root, info fs.FileInfo, f *file) bool {
 	if !info.Mode().IsRegular() || info.Mode().Perm() != f.mode || info.Size() != int64(len(f.content)) {
 		return false
 	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && (int(owner.Uid) != f.uid || int(owner.Gid) != f.gid) {
+		return false // Only root can mend that.
+	}
 	opened, err := root.Open(f.name)
 	if err != nil {
 		return false

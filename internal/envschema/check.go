@@ -197,7 +197,7 @@ func (c *check) lookup(name string, secret bool) (string, bool) {
 		fromFile = false // That is a variable of its own.
 	}
 	switch {
-	case set && fromFile && text != "":
+	case set && fromFile && text != "" && file != "":
 		c.problem("%s and %s%s are both set; remove one", name, name, fileSuffix)
 	case fromFile && file != "":
 		content, err := c.readFile(file)

@@ -36,10 +36,10 @@ func TestTypes(t *testing.T) {
 		"port":     {[]string{"1", "65535"}, []string{"0", "65536", "-1", "http"}},
 		"duration": {[]string{"300ms", "1h30m", "0s"}, []string{"10", "1d", "soon"}},
 		"bytes":    {[]string{"512", "64k", "1.5GiB", "10MB"}, []string{"x", "-1", "10 q"}},
-		"url":      {[]string{"https://a.example/x?y", "redis://a:1"}, []string{"a.example", "/x", "https://", "mailto:a"}},
-		"hostport": {[]string{"a:1", "[2001:db8::1]:443", "192.0.2.1:80"}, []string{"a", "a:0", ":1", "a b:1"}},
-		"host":     {[]string{"a.example", "192.0.2.1", "2001:db8::1"}, []string{"a b", "-a", "a/b"}},
-		"path":     {[]string{"/", "/etc/x"}, []string{"x", "./x"}},
+		"url":      {[]string{"https://a.example/x?y", "redis://a:1"}, []string{"a.example", "/x", "https://", "mailto:a", "http://:80", "http://a:0"}},
+		"hostport": {[]string{"a:1", "[2001:db8::1]:443", "192.0.2.1:80"}, []string{"a", "a:0", ":1", "a b:1", "a..b:80", "999.999.1.1:80"}},
+		"host":     {[]string{"a.example", "192.0.2.1", "2001:db8::1"}, []string{"a b", "-a", "a/b", "a..b", "999.999.1.1", "1", "]]::1[[", "[a]", "a-.b"}},
+		"path":     {[]string{"/", "/etc/x"}, []string{"x", "./x", "/a\nb"}},
 		"regexp":   {[]string{"^a.*$"}, []string{"("}},
 	} {
 		schema := "variables:\n- {name: V, type: " + kind + "}\n"
@@ -56,7 +56,7 @@ func TestTypes(t *testing.T) {
 	}
 	for _, test := range []struct{ schema, value, want string }{
 		{"type: bytes, max: 1k", "1024", ""}, {"type: bytes, max: 1k", "1025", "is more than 1k"}, {"type: int, min: 4, max: 6", "3", "is less than 4"},
-		{"type: list, max: 2", "a,b,c", "is more than 2 elements"}, {"type: list, of: port", "1,x", "element 2 is not a port"},
+		{"type: list, max: 2", "a,b,c", "is more than 2 elements"}, {"type: list, of: port", "1,x", "element 2 is not a port"}, {"type: list", "a,,b", "element 2 is empty"}, {"type: list", "a,", "element 2 is empty"},
 		{"type: string, pattern: \"a|b\"", "axb", "does not match"}, {"type: enum, values: [info, debug]", "inof", "is not one of info, debug; info?"},
 	} {
 		r := check(t, "variables:\n- {name: V, "+test.schema+"}\n", map[string]string{"V": test.value})

@@ -85,6 +85,12 @@ func Parse(name string, content []byte) (*Schema, error) {
 	if err := decoder.Decode(schema); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %s", name, readable(err))
 	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: a schema is one YAML document; what follows the --- counts for nothing", name)
+	}
+	if len(schema.Variables) == 0 {
+		return nil, fmt.Errorf("%s: no variables are declared", name)
+	}
 	if problems := schema.prepare(); len(problems) > 0 {
 		return nil, fmt.Errorf("%s: %s", name, strings.Join(problems, "\n"+name+": "))
 	}
@@ -128,8 +134,12 @@ func (s *Schema) prepare() (problems []string) {
 		}
 		seen[v.Name] = true
 		v.prepare(add)
-		if v.DeprecatedBy != "" && s.Find(v.DeprecatedBy) == nil {
+		switch successor := s.Find(v.DeprecatedBy); {
+		case v.DeprecatedBy == "":
+		case successor == nil:
 			add("deprecatedBy names %s, which is not declared", v.DeprecatedBy)
+		case successor.DeprecatedBy != "":
+			add("deprecatedBy names %s, which is deprecated itself; name the one that is not", v.DeprecatedBy)
 		}
 	}
 	for i, c := range s.Constraints {

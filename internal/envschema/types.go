@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // types read a value: the result is what templates see. Errors do not repeat the value; Check adds it
@@ -160,16 +161,28 @@ func parseBytes(text string) (float64, error) {
 
 func checkURL(text string) error {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme == "" || u.Host == "" {
+	if err != nil || u.Scheme == "" || u.Hostname() == "" {
 		return errors.New("is not a URL like https://example.com/path")
 	}
-	return nil
+	if port := u.Port(); port != "" {
+		_, err = parsePort(nil, port)
+	}
+	return err
 }
 
-var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?$`)
+var (
+	// Labels may have a _, as services in DNS do.
+	hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?$`)
+	// A name that ends in a number is an address (WHATWG URL, 3.5), and 999.1.1.1 is none.
+	endsInNumber = regexp.MustCompile(`(^|\.)[0-9]+\.?$`)
+)
 
 func checkHost(text string) error {
-	if net.ParseIP(strings.Trim(text, "[]")) == nil && (len(text) > 253 || !hostName.MatchString(text)) {
+	address := text
+	if inner, ok := strings.CutPrefix(text, "["); ok && strings.HasSuffix(inner, "]") && strings.Contains(inner, ":") {
+		address = strings.TrimSuffix(inner, "]")
+	}
+	if net.ParseIP(address) == nil && (len(text) > 253 || !hostName.MatchString(text) || endsInNumber.MatchString(text)) {
 		return errors.New("is not a host name or an address")
 	}
 	return nil
@@ -188,8 +201,8 @@ func checkHostPort(text string) error {
 }
 
 func checkPath(text string) error {
-	if !strings.HasPrefix(text, "/") || strings.ContainsRune(text, 0) {
-		return errors.New("is not an absolute path")
+	if !strings.HasPrefix(text, "/") || strings.ContainsFunc(text, unicode.IsControl) {
+		return errors.New("is not an absolute path, or holds control characters")
 	}
 	return nil
 }
@@ -219,6 +232,9 @@ func parseList(v *Variable, text string) (any, error) {
 	}
 	for i, element := range strings.Split(text, v.Separator) {
 		element = strings.TrimSpace(element)
+		if element == "" {
+			return nil, fmt.Errorf("element %d is empty", i+1)
+		}
 		if _, err := types[v.Of](v, element); err != nil {
 			return nil, fmt.Errorf("element %d %w", i+1, err)
 		}

@@ -9,7 +9,8 @@
 //
 //	Go         text/template. {{ .NAME }} is the variable NAME; most functions of sprig, and
 //	           optional "NAME"     the variable, or "" when it is not set
-//	           required "TEXT" V   V, or the error TEXT when V is empty
+//	           required "TEXT" V   V, or the error TEXT when V is empty; of one that is not set at all, the
+//	                               error is that, as everywhere
 //	           include "PARTIAL" . another template as a text, for pipelines
 //	Envsubst   ${NAME}, ${NAME:-default}, ${NAME:?message}, ${NAME:+instead}, and each without the
 //	           colon, which then only asks whether NAME is set, not whether it is empty (POSIX 2.6.2).

@@ -46,7 +46,7 @@ func (t *Template) Variables() ([]Use, error) {
 		if defined.Tree == nil {
 			continue
 		}
-		finder := finder{tree: defined.Tree, uses: &uses}
+		finder := finder{tree: defined.Tree, uses: &uses, aliases: map[string]bool{}}
 		_, partial := t.Partials[defined.Name()]
 		if partial {
 			finder.partial = defined.Name()
@@ -101,6 +101,21 @@ type finder struct {
 	tree    *parse.Tree
 	partial string
 	uses    *[]Use
+	// aliases are variables of the template that are the environment: {{ $e := . }}.
+	aliases map[string]bool
+}
+
+// is says whether a node is the environment itself.
+func (f *finder) is(node parse.Node, dot bool) bool {
+	switch n := node.(type) {
+	case *parse.DotNode:
+		return dot
+	case *parse.VariableNode:
+		return len(n.Ident) == 1 && (n.Ident[0] == "$" || f.aliases[n.Ident[0]])
+	case *parse.PipeNode:
+		return len(n.Cmds) == 1 && len(n.Cmds[0].Args) == 1 && f.is(n.Cmds[0].Args[0], dot)
+	}
+	return false
 }
 
 func (f *finder) add(node parse.Node, name string, optional bool) {
@@ -127,6 +142,9 @@ func (f *finder) node(node parse.Node, dot bool) {
 			for _, command := range n.Cmds {
 				f.node(command, dot)
 			}
+			if len(n.Decl) == 1 {
+				f.aliases[n.Decl[0].Ident[0]] = f.is(n, dot)
+			}
 		}
 	case *parse.CommandNode:
 		f.command(n, dot)
@@ -135,17 +153,20 @@ func (f *finder) node(node parse.Node, dot bool) {
 			f.add(n, n.Ident[0], false)
 		}
 	case *parse.VariableNode:
-		if n.Ident[0] == "$" && len(n.Ident) > 1 {
+		if len(n.Ident) > 1 && (n.Ident[0] == "$" || f.aliases[n.Ident[0]]) {
 			f.add(n, n.Ident[1], false)
 		}
 	case *parse.ChainNode:
+		if f.is(n.Node, dot) { // (.).NAME
+			f.add(n, n.Field[0], false)
+		}
 		f.node(n.Node, dot)
 	case *parse.TemplateNode:
 		f.node(n.Pipe, dot)
 	case *parse.IfNode:
 		f.branch(&n.BranchNode, dot, dot)
 	case *parse.WithNode:
-		f.branch(&n.BranchNode, dot, false)
+		f.branch(&n.BranchNode, dot, f.is(n.Pipe, dot)) // with . changes nothing.
 	case *parse.RangeNode:
 		f.branch(&n.BranchNode, dot, false)
 	}
@@ -157,7 +178,7 @@ func (f *finder) branch(n *parse.BranchNode, dot, inside bool) {
 	f.node(n.ElseList, dot)
 }
 
-// command finds optional "NAME" and index . "NAME" besides fields.
+// command finds optional "NAME", index . "NAME", get . "NAME" and hasKey . "NAME" besides fields.
 func (f *finder) command(n *parse.CommandNode, dot bool) {
 	if function, ok := n.Args[0].(*parse.IdentifierNode); ok {
 		switch {
@@ -166,9 +187,8 @@ func (f *finder) command(n *parse.CommandNode, dot bool) {
 				f.add(n, name.Text, true)
 			}
 			return
-		case function.Ident == "index" && len(n.Args) == 3 && dot:
-			_, isDot := n.Args[1].(*parse.DotNode)
-			if name, ok := n.Args[2].(*parse.StringNode); ok && isDot {
+		case slices.Contains([]string{"index", "get", "hasKey"}, function.Ident) && len(n.Args) == 3 && f.is(n.Args[1], dot):
+			if name, ok := n.Args[2].(*parse.StringNode); ok {
 				f.add(n, name.Text, true)
 			}
 		}
