@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -48,14 +47,14 @@ func open(ctx context.Context, config *certs.Config) (*program, error) {
 	}
 	var roots *x509.CertPool
 	if config.ACME != nil && config.ACME.Roots != "" {
-		roots, errRoots = readPool("acme.roots", config.ACME.Roots)
+		roots, errRoots = certrecord.ReadPool("acme.roots", config.ACME.Roots)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	p.storage, errStorage = openStorage(ctx, config.Storage)
 	var options rueidis.ClientOption
 	if config.Redis != nil {
-		options, errRedis = redisOptions(config.Redis)
+		options, errRedis = config.Redis.Options("redis")
 	}
 	if err := errors.Join(errKeys, errClients, errTLS, errRoots, errStorage, errRedis); err != nil {
 		p.close()
@@ -98,18 +97,6 @@ func openStorage(ctx context.Context, address string) (storage.Storage, error) {
 	return s, nil
 }
 
-func readPool(field, path string) (*x509.CertPool, error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", field, err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(content) {
-		return nil, fmt.Errorf("%s: %s has no certificate in PEM", field, path)
-	}
-	return pool, nil
-}
-
 func serverTLS(config *certs.TLSConfig) (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(config.Certificate, config.Key)
 	if err != nil {
@@ -117,35 +104,12 @@ func serverTLS(config *certs.TLSConfig) (*tls.Config, error) {
 	}
 	result := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if config.ClientCA != "" {
-		if result.ClientCAs, err = readPool("tls.clientCA", config.ClientCA); err != nil {
+		if result.ClientCAs, err = certrecord.ReadPool("tls.clientCA", config.ClientCA); err != nil {
 			return nil, err
 		}
 		result.ClientAuth = tls.VerifyClientCertIfGiven
 	}
 	return result, nil
-}
-
-func redisOptions(config *certs.RedisConfig) (rueidis.ClientOption, error) {
-	options := rueidis.ClientOption{InitAddress: config.Addresses, Username: config.Username, DisableCache: true, ConnWriteTimeout: 2 * time.Second,
-		Dialer: net.Dialer{Timeout: 2 * time.Second}}
-	if config.PasswordFile != "" {
-		password, err := os.ReadFile(config.PasswordFile)
-		if err != nil {
-			return options, fmt.Errorf("redis.passwordFile: %w", err)
-		}
-		options.Password = strings.TrimSpace(string(password))
-	}
-	if config.TLS || config.CA != "" {
-		options.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		if config.CA != "" {
-			pool, err := readPool("redis.ca", config.CA)
-			if err != nil {
-				return options, err
-			}
-			options.TLSConfig.RootCAs = pool
-		}
-	}
-	return options, nil
 }
 
 // republish has all records written to Redis anew, sealed with the first key.

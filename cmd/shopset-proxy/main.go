@@ -15,7 +15,7 @@ func main() { admin.Main("shopset-proxy", run) }
 
 func run() error {
 	path := flag.String("config", proxy.DefaultConfigPath, "configuration `file`")
-	check := flag.Bool("check", false, "check the configuration and its certificate, report every problem, and exit")
+	check := flag.Bool("check", false, "check the configuration and the files that it names, report every problem, and exit")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unknown argument %q", flag.Arg(0))
@@ -36,5 +36,6 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	p.Follow(*path)
 	return server.Run(context.Background(), admin.Options{Address: config.Admin, Grace: config.Shutdown.Grace}, p)
 }

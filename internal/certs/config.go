@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/shopset/shopset/internal/admin"
+	"github.com/shopset/shopset/internal/certrecord"
 )
 
 // Config is that of the program shopset-certs.
@@ -22,7 +23,7 @@ type Config struct {
 	// Clients is the file of who may come; see ReadClients.
 	Clients string `yaml:"clients"`
 	// Redis that the proxies read. Without it they ask the API.
-	Redis *RedisConfig `yaml:"redis"`
+	Redis *certrecord.RedisConfig `yaml:"redis"`
 	// ACME issues certificates of managed domains.
 	ACME *ACMEConfig `yaml:"acme"`
 }
@@ -33,18 +34,6 @@ type TLSConfig struct {
 	Key         string `yaml:"key"`
 	// ClientCA signs the certificates of clients; without it they come with tokens.
 	ClientCA string `yaml:"clientCA"`
-}
-
-// RedisConfig says where Redis is.
-type RedisConfig struct {
-	// Addresses, host:port; several for a cluster.
-	Addresses []string `yaml:"addresses"`
-	Username  string   `yaml:"username"`
-	// PasswordFile holds the password.
-	PasswordFile string `yaml:"passwordFile"`
-	// TLS speaks TLS, verified by the system's authorities or CA, a file.
-	TLS bool   `yaml:"tls"`
-	CA  string `yaml:"ca"`
 }
 
 // ACMEConfig says which authority issues.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +28,8 @@ type Domain struct {
 	Labels map[string]string
 	// Options are never nil, and never changed.
 	Options *certrecord.Options
+	// Allow are the networks of Options.Allow.
+	Allow []netip.Prefix
 }
 
 // noOptions are those of nearly all domains.
@@ -123,7 +126,12 @@ func (i *interner) load(record *certrecord.Record) (*entry, error) {
 		cost += 2*len(label) + 2*len(value) + 64
 	}
 	for _, network := range record.Options.Allow {
-		cost += len(network) + 16
+		prefix, err := netip.ParsePrefix(network)
+		if err != nil {
+			return nil, fmt.Errorf("options of %s: %w", record.Name, err) // To leave it out would let in everybody.
+		}
+		domain.Allow = append(domain.Allow, prefix)
+		cost += len(network) + 64
 	}
 	for n := range record.Certificates {
 		c := &record.Certificates[n]

@@ -11,11 +11,6 @@ import (
 	"time"
 )
 
-// Certificates gives the certificate for a handshake.
-type Certificates interface {
-	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
-}
-
 // certificateFiles is one certificate in two files, read again when they change. Their content is
 // compared, not their times: Kubernetes swaps a symbolic link, and people restore backups.
 type certificateFiles struct {
@@ -35,6 +30,7 @@ func openCertificate(certificate, key string) (*certificateFiles, error) {
 	return files, nil
 }
 
+// GetCertificate is for tls.Config.
 func (f *certificateFiles) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return f.current.Load(), nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/shopset/shopset/internal/admin"
+	"github.com/shopset/shopset/internal/certrecord"
 )
 
 // DefaultConfigPath is where the operator puts the configuration.
@@ -28,30 +29,53 @@ type Config struct {
 	// TrustedProxies are the networks (CIDR or single address) whose X-Forwarded-* headers are
 	// believed and extended. From anybody else they are dropped. Default none.
 	TrustedProxies []Network `yaml:"trustedProxies"`
+	// Certificates says where certificates and options of domains come from. Leave the section out when one certificate
+	// in files is all there is.
+	Certificates *DomainCertificates `yaml:"certificates"`
+	// Redis is for shared rate limits. Default that of certificates.
+	Redis *certrecord.RedisConfig `yaml:"redis"`
 	// Roles are the upstreams by name; a name is a DNS label.
 	Roles map[string]Role `yaml:"roles"`
-	// Routes pick the role of a request; the longest prefix that matches wins, whatever the order.
+	// Routes pick the role of a request: whole paths before regular expressions before prefixes, the longest prefix
+	// first.
 	Routes []Route `yaml:"routes"`
+	// Access refuses requests, by the first rule that does.
+	Access []Access `yaml:"access"`
+	// RateLimits bound how often something may be asked for; all that match count.
+	RateLimits []RateLimit `yaml:"rateLimits"`
+	// Maintenance is the page of shops that are being worked on.
+	Maintenance Maintenance `yaml:"maintenance"`
 	// Limits bound what one client may cost.
 	Limits Limits `yaml:"limits"`
 	// Shutdown says how the program ends.
 	Shutdown Shutdown `yaml:"shutdown"`
 	// AccessLog writes one JSON line for each request to standard output. Default true.
 	AccessLog bool `yaml:"accessLog"`
+	// AccessLogShare is the share of requests that are written, 0 to 1; those that failed always are. Default 1.
+	AccessLogShare float64 `yaml:"accessLogShare"`
+	// TopShops is how many shops have metrics of their own, those with the most requests; the rest is summed. Default 20.
+	TopShops int `yaml:"topShops"`
+	// Reload is how often the file is looked at; what changed in it, but for ports and certificates, is used for new
+	// requests, and those under way stay. Default 5s.
+	Reload time.Duration `yaml:"reload"`
 }
 
 // HTTPS is the port with TLS, for HTTP/1.1 and HTTP/2.
 type HTTPS struct {
 	// Address to listen on. Default ":8443".
 	Address string `yaml:"address"`
-	// Certificate is a PEM file with the certificate and its intermediates. Required.
+	// Certificate is a PEM file with the certificate and its intermediates. Required, if there is no section
+	// certificates; else it is for names that no record covers, and clients that name none.
 	Certificate string `yaml:"certificate"`
-	// Key is the PEM file of its private key. Required.
+	// Key is the PEM file of its private key.
 	Key string `yaml:"key"`
 	// Reload is how often both files are looked at; when they changed, new handshakes use the new
 	// pair and connections stay. A pair that does not fit is reported and the old one stays.
 	// Default 10s.
 	Reload time.Duration `yaml:"reload"`
+	// ProxyProtocol are the networks whose connections begin with a PROXY header, version 1 or 2, that tells the client's
+	// address; from them, one without is refused. Default none.
+	ProxyProtocol []Network `yaml:"proxyProtocol"`
 }
 
 // HTTP is the port without TLS.
@@ -63,6 +87,8 @@ type HTTP struct {
 	Mode string `yaml:"mode"`
 	// RedirectPort is the port of https as clients see it. Default 443.
 	RedirectPort int `yaml:"redirectPort"`
+	// ProxyProtocol is as for https.
+	ProxyProtocol []Network `yaml:"proxyProtocol"`
 }
 
 // The modes of HTTP.
@@ -70,33 +96,6 @@ const (
 	ModeRedirect = "redirect"
 	ModeServe    = "serve"
 )
-
-// Role is one upstream.
-type Role struct {
-	// URL is the base: scheme, host, optional port and path, like "http://shop:8080". Required.
-	URL string `yaml:"url"`
-	// ConnectTimeout bounds a new connection to the upstream. Default 2s.
-	ConnectTimeout time.Duration `yaml:"connectTimeout"`
-	// Timeout bounds the wait for the first byte of the answer once the request is sent. Default 30s.
-	Timeout time.Duration `yaml:"timeout"`
-	// StallTimeout cuts an upstream that neither sends nor takes a byte in the middle of a request.
-	// Default 60s.
-	StallTimeout time.Duration `yaml:"stallTimeout"`
-	// IdleTimeout is how long a connection without a request is kept. Keep it below the upstream's
-	// own. Default 30s.
-	IdleTimeout time.Duration `yaml:"idleTimeout"`
-	// IdleConnections is how many such connections are kept. Default 256.
-	IdleConnections int `yaml:"idleConnections"`
-}
-
-// Route sends the paths under a prefix to a role.
-type Route struct {
-	// Prefix matches whole segments: "/cart" is for /cart and /cart/1, not for /cartoon. Paths are
-	// compared decoded and without dot segments; what is forwarded is what the client sent.
-	Prefix string `yaml:"prefix"`
-	// Role is the name of one of the roles.
-	Role string `yaml:"role"`
-}
 
 // Limits bound what a client may cost.
 type Limits struct {
@@ -141,7 +140,7 @@ type Shutdown struct {
 func DefaultConfig() *Config {
 	return &Config{
 		Admin:     admin.DefaultAddress,
-		AccessLog: true,
+		AccessLog: true, AccessLogShare: 1, TopShops: 20, Reload: 5 * time.Second,
 		Limits: Limits{
 			HeaderBytes: 64 << 10, BodyBytes: 32 << 20,
 			HeaderTimeout: 10 * time.Second, BodyTimeout: 5 * time.Minute,
@@ -174,12 +173,15 @@ func (c *Config) fill() {
 		fallback(&c.HTTP.Mode, ModeRedirect)
 		fallback(&c.HTTP.RedirectPort, 443)
 	}
+	if c.Certificates != nil {
+		c.Certificates.fill()
+	}
+	c.Maintenance.fill()
+	for i := range c.RateLimits {
+		c.RateLimits[i].fill()
+	}
 	for name, role := range c.Roles {
-		fallback(&role.ConnectTimeout, 2*time.Second)
-		fallback(&role.Timeout, 30*time.Second)
-		fallback(&role.StallTimeout, time.Minute)
-		fallback(&role.IdleTimeout, 30*time.Second)
-		fallback(&role.IdleConnections, 256)
+		role.fill()
 		c.Roles[name] = role
 	}
 }
@@ -203,8 +205,10 @@ func (c *Config) Problems() []admin.Problem {
 	}
 	if c.HTTPS != nil {
 		p.address("https.address", c.HTTPS.Address)
-		p.required("https.certificate", c.HTTPS.Certificate, "the path of a PEM file")
-		p.required("https.key", c.HTTPS.Key, "the path of a PEM file")
+		if c.Certificates == nil || c.HTTPS.Certificate != "" || c.HTTPS.Key != "" {
+			p.required("https.certificate", c.HTTPS.Certificate, "the path of a PEM file")
+			p.required("https.key", c.HTTPS.Key, "the path of a PEM file")
+		}
 		p.positive("https.reload", c.HTTPS.Reload)
 	}
 	if c.HTTP != nil {
@@ -216,8 +220,36 @@ func (c *Config) Problems() []admin.Problem {
 			p.add("http.redirectPort", "want a port between 1 and 65535")
 		}
 	}
+	if c.Certificates != nil {
+		c.Certificates.problems(&p)
+	}
 	c.roleProblems(&p)
 	c.routeProblems(&p)
+	for i := range c.Access {
+		c.Access[i].problems(&p, "access["+strconv.Itoa(i)+"]")
+	}
+	names := map[string]bool{}
+	for i := range c.RateLimits {
+		l, at := &c.RateLimits[i], "rateLimits["+strconv.Itoa(i)+"]"
+		l.problems(&p, at, c.redis() != nil)
+		if names[l.Name] {
+			p.add(at+".name", strconv.Quote(l.Name)+" is there twice")
+		}
+		names[l.Name] = true
+	}
+	if c.Maintenance.Status < 200 || c.Maintenance.Status > 599 {
+		p.add("maintenance.status", "want a status from 200 to 599")
+	}
+	if c.AccessLogShare < 0 || c.AccessLogShare > 1 {
+		p.add("accessLogShare", "want a share from 0 to 1")
+	}
+	if c.TopShops < 0 || c.TopShops > 1000 {
+		p.add("topShops", "want 0 to 1000")
+	}
+	p.positive("reload", c.Reload)
+	if c.Redis != nil && len(c.Redis.Addresses) == 0 {
+		p.add("redis.addresses", "is empty: want host:port")
+	}
 
 	p.atLeast("limits.headerBytes", c.Limits.HeaderBytes, 4<<10)
 	p.atLeast("limits.bodyBytes", c.Limits.BodyBytes, 0)
@@ -238,50 +270,12 @@ func (c *Config) Problems() []admin.Problem {
 	return p
 }
 
-func (c *Config) roleProblems(p *problems) {
-	if len(c.Roles) == 0 {
-		p.add("roles", "want at least one role, like shop: {url: \"http://shop:8080\"}")
+// redis is where shared limits are, nil if nowhere.
+func (c *Config) redis() *certrecord.RedisConfig {
+	if c.Redis == nil && c.Certificates != nil {
+		return c.Certificates.Redis
 	}
-	for _, name := range c.roleNames() {
-		role, at := c.Roles[name], "roles."+name
-		if !roleName.MatchString(name) {
-			p.add(at, "the name of a role is lower-case letters, digits and dashes, at most 63")
-		}
-		p.baseURL(at+".url", role.URL)
-		p.positive(at+".connectTimeout", role.ConnectTimeout)
-		p.positive(at+".timeout", role.Timeout)
-		p.positive(at+".stallTimeout", role.StallTimeout)
-		p.positive(at+".idleTimeout", role.IdleTimeout)
-		if role.IdleConnections < 1 {
-			p.add(at+".idleConnections", "want at least 1")
-		}
-	}
-}
-
-func (c *Config) routeProblems(p *problems) {
-	if len(c.Routes) == 0 {
-		p.add("routes", "want at least one route, like {prefix: /, role: shop}")
-	}
-	seen := map[string]int{}
-	for i, route := range c.Routes {
-		at := "routes[" + strconv.Itoa(i) + "]"
-		clean := cleanPath(route.Prefix)
-		switch {
-		case !strings.HasPrefix(route.Prefix, "/"):
-			p.add(at+".prefix", "want a path that starts with /, not "+strconv.Quote(route.Prefix))
-		case clean != route.Prefix && clean+"/" != route.Prefix:
-			p.add(at+".prefix", "no request matches "+strconv.Quote(route.Prefix)+": write "+strconv.Quote(clean))
-		default:
-			if first, ok := seen[clean]; ok {
-				p.add(at+".prefix", "routes["+strconv.Itoa(first)+"] has the same prefix")
-			} else {
-				seen[clean] = i
-			}
-		}
-		if _, ok := c.Roles[route.Role]; !ok {
-			p.add(at+".role", "there is no role "+strconv.Quote(route.Role)+": want one of "+strings.Join(c.roleNames(), ", "))
-		}
-	}
+	return c.Redis
 }
 
 func (c *Config) roleNames() []string {
@@ -309,6 +303,18 @@ func (p *problems) required(path, value, want string) {
 func (p *problems) positive(path string, d time.Duration) {
 	if d <= 0 {
 		p.add(path, "want a time above 0, like 10s")
+	}
+}
+
+func (p *problems) percent(path string, value int) {
+	if value < 0 || value > 100 {
+		p.add(path, "want 0 to 100 percent")
+	}
+}
+
+func (p *problems) oneOf(path, value string, known ...string) {
+	if !slices.Contains(known, value) {
+		p.add(path, "want one of "+strings.Join(known, ", ")+", not "+strconv.Quote(value))
 	}
 }
 

@@ -68,20 +68,3 @@ func TestExampleConfig(t *testing.T) {
 		t.Fatalf("got %+v", config)
 	}
 }
-
-func TestRoutes(t *testing.T) {
-	roles := map[string]*role{"shop": {name: "shop"}, "cart": {name: "cart"}, "api": {name: "api"}}
-	table := newRoutes([]Route{{"/", "shop"}, {"/cart", "cart"}, {"/cart/api/", "api"}}, roles)
-	for path, want := range map[string]string{
-		"/": "shop", "": "shop", "/cart": "cart", "/cart/": "cart", "/cart/1": "cart", "/cartoon": "shop",
-		"/x/../cart": "cart", "//cart": "cart", "/cart/../x": "shop", "/cart/api": "api", "/cart/api/x": "api",
-		"/cart/apix": "cart", "/Cart": "shop", "/./cart/.": "cart",
-	} {
-		if got := table.find(path); got.name != want {
-			t.Errorf("%q: got %s, want %s", path, got.name, want)
-		}
-	}
-	if got := newRoutes([]Route{{"/cart", "cart"}}, roles).find("/other"); got != nil {
-		t.Errorf("got %s, want no role", got.name)
-	}
-}

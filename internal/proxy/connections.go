@@ -31,6 +31,7 @@ func (c *connections) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 type countingListener struct {
 	net.Listener
 	connections *connections
+	behind      trust
 }
 
 func (l countingListener) Accept() (net.Conn, error) {
@@ -39,13 +40,14 @@ func (l countingListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.connections.open.Add(1)
-	return &clientConn{Conn: conn, connections: l.connections, since: time.Now()}, nil
+	return &clientConn{Conn: withProxyHeader(conn, l.behind), connections: l.connections, since: time.Now()}, nil
 }
 
 // clientConn is one connection of a client.
 type clientConn struct {
 	net.Conn
 	connections *connections
+	tls         *tls.ConnectionState // set before it is served; nil without
 	since       time.Time
 	once        sync.Once
 	requests    atomic.Int64
@@ -81,6 +83,9 @@ type connKey struct{}
 
 // connContext makes the connection known to its requests.
 func connContext(ctx context.Context, conn net.Conn) context.Context {
+	if checked, ok := conn.(*checkedConn); ok {
+		conn = checked.Conn
+	}
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/shopset/shopset/internal/certstore"
 )
 
 // exchange is one request on its way through the phases, with what they found out. It is also the
@@ -20,7 +23,26 @@ type exchange struct {
 	body    *clientBody // nil when the request has none
 	start   time.Time
 
-	role    *role  // nil until found
+	host      string            // of the request, in lower case, without a port
+	path      string            // decoded and clean
+	client    netip.Addr        // as far as trusted proxies tell
+	domain    *certstore.Domain // nil when it has no record
+	requestID string            // by id()
+
+	role     *role        // nil until found
+	endpoint string       // that was asked last
+	fallback string       // what was answered instead of the role's own
+	refused  string       // which rule refused it
+	joined   bool         // answered by the answer of another request
+	flight   *pageFlight  // others wait for this one
+	stick    *http.Cookie // keeps the client with an upstream
+	interims interims
+	// redirectPort is the port of https on a port that only redirects, 0 on the others.
+	redirectPort int
+	encoder      encoder // nil when nothing is to be compressed
+	encoders     *sync.Pool
+	ends         []func()
+
 	failure string // why the role failed, one of the reasons of the metric
 	problem error  // details for the log
 	retried bool
@@ -37,6 +59,9 @@ func newExchange(w http.ResponseWriter, r *http.Request, limits *Limits) *exchan
 	e := &exchange{
 		ResponseWriter: w, control: http.NewResponseController(w), limits: limits,
 		conn: connOf(r.Context()), start: time.Now(),
+	}
+	if r.TLS == nil && e.conn != nil && e.conn.tls != nil {
+		r.TLS = e.conn.tls
 	}
 	e.request = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
 	if r.Body != nil && r.Body != http.NoBody {
@@ -56,8 +81,19 @@ func (e *exchange) WriteHeader(status int) {
 	e.ResponseWriter.WriteHeader(status)
 }
 
-// Write gives the client some time to take what it gets.
+// atEnd has something done when the exchange is over.
+func (e *exchange) atEnd(do func()) { e.ends = append(e.ends, do) }
+
+// Write takes what the client gets, to be compressed or as it is.
 func (e *exchange) Write(p []byte) (int, error) {
+	if e.encoder != nil {
+		return e.encoder.Write(p)
+	}
+	return e.writeOut(p)
+}
+
+// writeOut gives the client some time to take what it gets.
+func (e *exchange) writeOut(p []byte) (int, error) {
 	if e.status == 0 {
 		e.status = http.StatusOK
 	}
@@ -70,6 +106,11 @@ func (e *exchange) Write(p []byte) (int, error) {
 
 // FlushError is for http.ResponseController.
 func (e *exchange) FlushError() error {
+	if e.encoder != nil {
+		if err := e.encoder.Flush(); err != nil {
+			return err
+		}
+	}
 	e.patience()
 	defer e.rest()
 	return e.control.Flush()
@@ -169,6 +210,13 @@ func (b *clientBody) Close() error {
 	b.closed = true
 	b.mu.Unlock()
 	return b.source.Close()
+}
+
+// allow sets another bound of its size, before it is read.
+func (b *clientBody) allow(bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left = bytes
 }
 
 // started says whether a part was read, which cannot be read again.

@@ -195,7 +195,7 @@ func TestAKeyIsNoReasonToRepeat(t *testing.T) {
 
 // TestSlowClientsAreCut lets clients stop in every phase.
 func TestSlowClientsAreCut(t *testing.T) {
-	shop := upstream(t, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	shop := origin(t, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 	const limits = "limits: {headerTimeout: 100ms, bodyTimeout: 200ms, stallTimeout: 100ms, idleTimeout: 100ms}\n"
 	e := start(t, toShop(shop.URL)+limits)
 	redirecting := start(t, toShop(shop.URL)+limits+"http: {address: \"127.0.0.1:0\"}\n")
@@ -244,7 +244,7 @@ func TestSlowClientsAreCut(t *testing.T) {
 func TestAnAnswerThatNobodyReads(t *testing.T) {
 	large := strings.Repeat("x", 1<<20)
 	underWay, goOn := make(chan struct{}), make(chan struct{})
-	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+	shop := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		underWay <- struct{}{}
 		<-goOn
 		for range 64 {
@@ -273,7 +273,7 @@ func TestAnAnswerThatNobodyReads(t *testing.T) {
 // that waits for a slow upstream, before and within the answer.
 func TestSlowUpstreamOverHTTP2(t *testing.T) {
 	pause := make(chan time.Time)
-	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+	shop := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		body := bufio.NewReader(r.Body)
 		body.ReadByte()
 		for range 2 {
@@ -299,7 +299,7 @@ func TestSlowUpstreamOverHTTP2(t *testing.T) {
 // TestStreamingIsNotHeldBack gets the first event while the upstream waits for the client.
 func TestStreamingIsNotHeldBack(t *testing.T) {
 	next := make(chan struct{})
-	shop := upstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	shop := origin(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		for range 3 {
 			io.WriteString(w, "data: x\n\n")
@@ -326,7 +326,7 @@ func TestStreamingIsNotHeldBack(t *testing.T) {
 
 // TestCertificateReload replaces the files under a connection that goes on.
 func TestCertificateReload(t *testing.T) {
-	e := start(t, toShop(upstream(t, echo("shop")).URL))
+	e := start(t, toShop(origin(t, echo("shop")).URL))
 	seen := func(c *http.Client) string {
 		response, err := c.Get(e.https + "/")
 		if err != nil {

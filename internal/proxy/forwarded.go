@@ -28,12 +28,13 @@ func peer(remote string) netip.Addr {
 	return netip.Addr{}
 }
 
-// setForwarded tells the upstream who asked for what. in is the request as it came, out the one
-// that goes to the upstream, which may still have the client's own claims.
-func setForwarded(in, out *http.Request, trusted trust) {
+// setForwarded tells the upstream who asked for what. header are those that go to the upstream, which may still have the
+// client's own claims.
+func setForwarded(e *exchange, header http.Header, trusted trust) {
+	in := e.request
 	from := peer(in.RemoteAddr)
-	believed := trusted.contains(from)
-	dropClaims(out.Header)
+	believed := len(trusted) > 0 && trusted.contains(from)
+	dropClaims(header)
 
 	chain := from.String()
 	if !from.IsValid() {
@@ -54,9 +55,9 @@ func setForwarded(in, out *http.Request, trusted trust) {
 			host = claimed
 		}
 	}
-	out.Header.Set("X-Forwarded-For", chain)
-	out.Header.Set("X-Forwarded-Proto", proto)
-	out.Header.Set("X-Forwarded-Host", host)
+	header["X-Forwarded-For"] = []string{chain}
+	header["X-Forwarded-Proto"] = []string{proto}
+	header["X-Forwarded-Host"] = []string{host}
 }
 
 // dropClaims removes every header by which a client could pass for another one.

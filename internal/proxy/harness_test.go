@@ -16,6 +16,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,7 +101,7 @@ func toShop(url string, more ...string) string {
 	return fmt.Sprintf("roles:\n  shop: {url: %q%s}\nroutes:\n- {prefix: /, role: shop}\n", url, strings.Join(append([]string{""}, more...), ", "))
 }
 
-func upstream(t *testing.T, handler http.HandlerFunc) *httptest.Server {
+func origin(t *testing.T, handler http.HandlerFunc) *httptest.Server {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
@@ -111,7 +113,7 @@ func client(t *testing.T, h2 bool) *http.Client {
 	t.Helper()
 	transport := &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
-		ForceAttemptHTTP2: h2,
+		ForceAttemptHTTP2: h2, DisableCompression: true,
 	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: testPatience,
@@ -210,4 +212,14 @@ func writeCertificate(t *testing.T, certFile, keyFile, name string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// withHints counts answers of 103.
+func withHints(t *testing.T, count *int) context.Context {
+	return httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
+		if code == http.StatusEarlyHints {
+			*count++
+		}
+		return nil
+	}})
 }

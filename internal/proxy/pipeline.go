@@ -3,40 +3,66 @@ package proxy
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
+	"math/rand/v2"
 	"net/http"
-	"net/http/httputil"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/shopset/shopset/internal/certstore"
 )
 
-// pipeline serves requests: one exchange after the other through the phases named in doc.go.
+// pipeline serves requests: one exchange after the other through the phases named in doc.go. It is made of one
+// configuration and never changed; a new configuration is a new pipeline.
 type pipeline struct {
-	limits    *Limits
-	trusted   trust
-	routes    routes
-	forwarder *httputil.ReverseProxy
-	metrics   *metrics
-	access    *slog.Logger // nil when nothing is to be logged
-	draining  func() bool
-	// redirectPort is the port of https on a port that only redirects, 0 on the others.
-	redirectPort int
+	config           *Config
+	limits           *Limits
+	trusted          trust
+	domains          *certstore.Store // nil without
+	refuseUnknown    bool
+	rules            []*accessRule
+	limiters         []*limiter
+	maintenancePages *pages
+	roles            map[string]*role
+	externals        *externals
+	routes           *routes
+	tunnels          *tunnels
+	buffers          *bufferPool
+	metrics          *metrics
+	accessLog        *slog.Logger // nil when nothing is to be logged
+	draining         func() bool
+	// bodyLimit is the most that any role takes.
+	bodyLimit int64
+	// stop ends what runs beside requests.
+	stop context.CancelFunc
 }
 
-func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// phases of a request; the first that has answered ends it.
+var phases = []func(p *pipeline, e *exchange) (done bool){
+	(*pipeline).admit,
+	(*pipeline).answerChallenge,
+	(*pipeline).redirectToHTTPS,
+	(*pipeline).tenant,
+	(*pipeline).access,
+	(*pipeline).maintenance,
+	(*pipeline).limit,
+	(*pipeline).find,
+}
+
+// serve serves a request. redirectPort is the port of https on a port that only redirects, 0 on the others.
+func (p *pipeline) serve(w http.ResponseWriter, r *http.Request, redirectPort int) {
 	e := p.accept(w, r)
+	e.redirectPort = redirectPort
 	defer p.finish(e)
-	switch {
-	case !p.admit(e):
-	case p.redirectPort != 0:
-		redirect(e, p.redirectPort)
-	case p.find(e):
-		p.forwarder.ServeHTTP(e, e.request)
+	for _, phase := range phases {
+		if phase(p, e) {
+			return
+		}
 	}
+	p.forward(e)
 }
 
 func (p *pipeline) accept(w http.ResponseWriter, r *http.Request) *exchange {
@@ -55,89 +81,38 @@ func (p *pipeline) leaving(e *exchange) bool {
 	return p.draining() || (e.conn != nil && e.start.Sub(e.conn.since) > p.limits.ConnectionAge)
 }
 
-func (p *pipeline) admit(e *exchange) bool {
+// admit refuses what cannot be served.
+func (p *pipeline) admit(e *exchange) (done bool) {
 	switch r := e.request; {
 	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
 		errorPage(e, http.StatusMethodNotAllowed)
-	case r.ContentLength > int64(p.limits.BodyBytes):
+	case r.ContentLength > p.bodyLimit:
 		errorPage(e, http.StatusRequestEntityTooLarge)
+	case !unambiguous(r):
+		e.Header().Set("Connection", "close")
+		errorPage(e, http.StatusBadRequest)
 	default:
-		return true
-	}
-	return false
-}
-
-func (p *pipeline) find(e *exchange) bool {
-	if e.role = p.routes.find(e.request.URL.Path); e.role == nil {
-		errorPage(e, http.StatusNotFound)
 		return false
 	}
 	return true
 }
 
-// newForwarder makes the phase that talks to upstreams.
-func newForwarder(trusted trust, tunnels *tunnels, errorLog *slog.Logger) *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(exchangeOf(r.In.Context()).role.base)
-			r.Out.Host = r.In.Host
-			r.Out.URL.RawQuery = r.In.URL.RawQuery // also when it is odd: this proxy reads no query
-			setForwarded(r.In, r.Out, trusted)
-			hideKeys(r.Out.Header)
-		},
-		Transport:    toRole{},
-		BufferPool:   newBufferPool(),
-		ErrorLog:     slog.NewLogLogger(errorLog.Handler(), slog.LevelDebug),
-		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) { failed(exchangeOf(r.Context()), err) },
-		ModifyResponse: func(response *http.Response) error {
-			e := exchangeOf(response.Request.Context())
-			if response.StatusCode == http.StatusSwitchingProtocols {
-				e.status = response.StatusCode // the connection is taken over, nothing else says it
-				if upstream, ok := response.Body.(io.ReadWriteCloser); ok {
-					response.Body = tunnels.open(upstream, e.limits)
-				}
-				return nil
-			}
-			response.Body = newStallGuard(e, response.Body, e.role.config.StallTimeout)
-			return nil
-		},
-	}
-}
-
-// toRole sends a request to the role that was found for it.
-type toRole struct{}
-
-func (toRole) RoundTrip(request *http.Request) (*http.Response, error) {
-	return exchangeOf(request.Context()).role.RoundTrip(request)
-}
-
-// failed answers a request that got no answer from its role.
-func failed(e *exchange, err error) {
-	e.problem = err
-	if e.body != nil {
-		if bodyErr := e.body.failed(); bodyErr != nil {
-			e.problem = bodyErr
-			errorPage(e, bodyStatus(bodyErr))
-			return
+// find finds the role: of the site that the domain's record names, else of the first route that matches.
+func (p *pipeline) find(e *exchange) (done bool) {
+	if e.domain != nil && e.domain.Options.Upstream != "" {
+		if e.role = p.externals.role(e.domain.Options.Upstream); e.role != nil {
+			return false
 		}
+		errorPage(e, http.StatusBadGateway)
+		return true
 	}
-	var operation *net.OpError
-	switch {
-	case e.request.Context().Err() != nil:
-		e.status = statusClientGone // nobody is there to read an answer
-		return
-	case errors.As(err, &operation) && operation.Op == "dial":
-		e.failure = "connect"
-	case isTimeout(err):
-		e.failure = "timeout"
-	default:
-		e.failure = "broken"
+	route := p.routes.find(e.request, e.host, e.path, e.domain)
+	if route == nil {
+		errorPage(e, http.StatusNotFound)
+		return true
 	}
-	if isTimeout(err) {
-		errorPage(e, http.StatusGatewayTimeout)
-		return
-	}
-	errorPage(e, http.StatusBadGateway)
+	e.role = route.role
+	return false
 }
 
 // statusClientGone is written to the log when the client left before its answer, as nginx does.
@@ -157,19 +132,7 @@ func bodyStatus(err error) int {
 // errorPage is the proxy's own short answer.
 func errorPage(e *exchange, status int) {
 	text := strconv.Itoa(status) + " " + http.StatusText(status)
-	page := "<!doctype html><title>" + text + "</title><h1>" + text + "</h1>\n"
-	header := e.Header()
-	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Content-Length", strconv.Itoa(len(page)))
-	header.Set("Cache-Control", "no-store")
-	if e.body != nil {
-		header.Set("Connection", "close") // the rest of the body is of no use to anybody
-	}
-	e.WriteHeader(status)
-	if e.request.Method != http.MethodHead {
-		_, _ = io.WriteString(e, page) // who is gone needs no page
-	}
-	_ = e.FlushError() // before a slow client is waited for
+	e.answer(status, "text/html; charset=utf-8", "<!doctype html><title>"+text+"</title><h1>"+text+"</h1>\n")
 }
 
 // finish runs after every exchange, also when the answer was cut in the middle.
@@ -178,8 +141,12 @@ func (p *pipeline) finish(e *exchange) {
 	if err, _ := broken.(error); broken != nil && !errors.Is(err, http.ErrAbortHandler) {
 		slog.Error("panic while serving a request", "panic", broken, "stack", string(debug.Stack()))
 	}
+	e.dropEncoder()
 	if e.body != nil {
 		e.body.Close()
+	}
+	for _, end := range slices.Backward(e.ends) {
+		end()
 	}
 	if e.status != http.StatusSwitchingProtocols {
 		e.patience()
@@ -198,12 +165,18 @@ func (p *pipeline) finish(e *exchange) {
 	}
 	elapsed := time.Since(e.start)
 	p.metrics.observe(e, elapsed)
-	if p.access != nil {
-		p.access.LogAttrs(context.Background(), slog.LevelInfo, "request", accessLine(e, elapsed)...)
+	if p.accessLog != nil && p.logged(e) {
+		p.accessLog.LogAttrs(context.Background(), slog.LevelInfo, "request", accessLine(e, elapsed)...)
 	}
 	if broken != nil {
 		panic(broken) // net/http ends the connection; the client must not take the answer for whole
 	}
+}
+
+// logged says whether an exchange is one of those that are written: all that went wrong, and a share of the others.
+func (p *pipeline) logged(e *exchange) bool {
+	return e.status >= http.StatusInternalServerError || e.problem != nil || p.config.AccessLogShare >= 1 ||
+		rand.Float64() < p.config.AccessLogShare //nolint:gosec // No secret.
 }
 
 // accessLine is what the access log says of an exchange. Queries, cookies and authorization stay
@@ -211,7 +184,7 @@ func (p *pipeline) finish(e *exchange) {
 func accessLine(e *exchange, elapsed time.Duration) []slog.Attr {
 	r := e.request
 	line := []slog.Attr{
-		slog.String("client", peer(r.RemoteAddr).String()),
+		slog.String("client", e.client.String()),
 		slog.String("host", r.Host),
 		slog.String("method", r.Method),
 		slog.String("path", r.URL.Path),
@@ -222,8 +195,21 @@ func accessLine(e *exchange, elapsed time.Duration) []slog.Attr {
 		slog.Float64("ms", float64(elapsed.Microseconds())/1000),
 		slog.String("agent", strings.ToValidUTF8(r.UserAgent(), "?")),
 	}
+	optional := func(name, value string) {
+		if value != "" {
+			line = append(line, slog.String(name, value))
+		}
+	}
+	optional("id", e.requestID)
+	optional("shop", e.shop())
 	if e.role != nil {
-		line = append(line, slog.String("role", e.role.name))
+		optional("role", e.role.name)
+	}
+	optional("endpoint", e.endpoint)
+	optional("fallback", e.fallback)
+	optional("refused", e.refused)
+	if e.joined {
+		line = append(line, slog.Bool("joined", true))
 	}
 	if e.retried {
 		line = append(line, slog.Bool("retried", true))

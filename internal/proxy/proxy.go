@@ -8,175 +8,268 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/shopset/shopset/internal/admin"
+	"github.com/shopset/shopset/internal/certrecord"
+	"github.com/shopset/shopset/internal/certstore"
 )
 
 // Proxy serves the traffic ports of one configuration. Make one with New. It is an admin.Service.
 type Proxy struct {
-	config       *Config
-	certificates *certificateFiles // nil without https
-	connections  connections
-	tunnels      tunnels
-	metrics      *metrics
-	servers      []portServer
-	draining     atomic.Bool
+	config      *Config
+	files       *certificateFiles // nil without
+	domains     *certstore.Store  // nil without
+	redis       *certrecord.Redis // for shared limits, nil without
+	connections connections
+	tunnels     tunnels
+	metrics     *metrics
+	accessLog   *slog.Logger
+	fronts      []*front
+	draining    atomic.Bool
+	current     atomic.Pointer[pipeline]
+	closers     []func()
+	follow      func() // looks at the configuration file; nil for nobody
+
+	// ctx ends with the proxy, and everything that runs beside it.
+	ctx    context.Context //nolint:containedctx // It is how the proxy ends.
+	cancel context.CancelFunc
+	beside sync.WaitGroup
 }
 
-// portServer is one traffic port.
-type portServer struct {
-	*http.Server
-	listener net.Listener
-	tls      bool
-}
-
-// Check reports what besides the configuration itself would keep a proxy from starting.
+// Check reports what besides the configuration itself would keep a proxy from starting: files that it names.
 func Check(config *Config) error {
-	if config.HTTPS == nil {
-		return nil
+	var problems []error
+	if config.HTTPS != nil && config.HTTPS.Certificate != "" {
+		if _, err := openCertificate(config.HTTPS.Certificate, config.HTTPS.Key); err != nil {
+			problems = append(problems, err)
+		}
 	}
-	_, err := openCertificate(config.HTTPS.Certificate, config.HTTPS.Key)
-	return err
+	if config.Certificates != nil {
+		_, closeAll, err := config.Certificates.open(nil)
+		if err == nil {
+			closeAll()
+		}
+		problems = append(problems, err)
+	}
+	probe := &Proxy{config: config, metrics: newMetrics(prometheus.NewRegistry(), &connections{}, 0)}
+	if _, err := probe.newPipeline(config); err != nil {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
 }
 
 // New opens the ports and readies all that serves them; Serve starts. Metrics, checks and pages go
 // to the admin server, access log lines to log.
 func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, error) {
 	p := &Proxy{config: config}
-	p.metrics = newMetrics(adminServer.Registry(), &p.connections)
-	handler, err := p.newPipeline(log)
-	if err != nil {
-		return nil, err
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.metrics = newMetrics(adminServer.Registry(), &p.connections, config.TopShops)
+	if config.AccessLog {
+		p.accessLog = slog.New(slog.NewJSONHandler(log, nil))
 	}
-	if err := p.open(handler, adminServer.Registry()); err != nil {
-		p.closeListeners()
+	if err := p.open(adminServer.Registry()); err != nil {
+		p.closeAll()
 		return nil, err
 	}
 	adminServer.Handle("GET /connections", &p.connections)
+	adminServer.Handle("GET /debug/routes", p.explainPage())
 	return p, nil
 }
 
-func (p *Proxy) newPipeline(log io.Writer) (*pipeline, error) {
-	roles := map[string]*role{}
-	for name, config := range p.config.Roles {
-		role, err := newRole(name, config, p.metrics.retries.WithLabelValues(name).Inc)
+// open opens everything that the configuration names.
+func (p *Proxy) open(registry prometheus.Registerer) error {
+	if err := p.openCertificates(registry); err != nil {
+		return err
+	}
+	if section := p.config.redis(); section != nil {
+		options, err := section.Options("redis")
 		if err != nil {
-			return nil, err
+			return err
 		}
-		roles[name] = role
+		p.redis = certrecord.NewRedis(options)
+		p.closers = append(p.closers, p.redis.Close)
 	}
-	handler := &pipeline{
-		limits:    &p.config.Limits,
-		trusted:   p.config.TrustedProxies,
-		routes:    newRoutes(p.config.Routes, roles),
-		forwarder: newForwarder(p.config.TrustedProxies, &p.tunnels, slog.Default()),
-		metrics:   p.metrics,
-		draining:  p.draining.Load,
+	first, err := p.newPipeline(p.config)
+	if err != nil {
+		return err
 	}
-	if p.config.AccessLog {
-		handler.access = slog.New(slog.NewJSONHandler(log, nil))
+	p.use(first)
+	if https := p.config.HTTPS; https != nil {
+		secure, err := p.tlsConfig()
+		if err != nil {
+			return err
+		}
+		front, err := p.newFront("https", https.Address, secure, https.ProxyProtocol, 0)
+		if err != nil {
+			return err
+		}
+		p.fronts = append(p.fronts, front)
 	}
-	return handler, nil
+	if plain := p.config.HTTP; plain != nil {
+		redirectPort := 0
+		if plain.Mode == ModeRedirect {
+			redirectPort = plain.RedirectPort
+		}
+		front, err := p.newFront("http", plain.Address, nil, plain.ProxyProtocol, redirectPort)
+		if err != nil {
+			return err
+		}
+		p.fronts = append(p.fronts, front)
+	}
+	return nil
 }
 
-// open makes the servers and their listeners.
-func (p *Proxy) open(handler *pipeline, registry prometheus.Registerer) error {
-	if https := p.config.HTTPS; https != nil {
+// openCertificates opens the files and the store.
+func (p *Proxy) openCertificates(registry prometheus.Registerer) error {
+	if https := p.config.HTTPS; https != nil && https.Certificate != "" {
 		var err error
-		if p.certificates, err = openCertificate(https.Certificate, https.Key); err != nil {
+		if p.files, err = openCertificate(https.Certificate, https.Key); err != nil {
 			return err
 		}
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "shopset_proxy_certificate_expiry_seconds",
-			Help: "When the certificate in use ends, in seconds since 1970.",
-		}, func() float64 { return float64(p.certificates.expires().Unix()) }))
-		if err := p.listen("https", https.Address, handler, p.certificates); err != nil {
-			return err
-		}
+			Help: "When the certificate in the files ends, in seconds since 1970.",
+		}, func() float64 { return float64(p.files.expires().Unix()) }))
 	}
-	if plain := p.config.HTTP; plain != nil {
-		if plain.Mode == ModeRedirect {
-			redirecting := *handler
-			redirecting.redirectPort = plain.RedirectPort
-			handler = &redirecting
-		}
-		if err := p.listen("http", plain.Address, handler, nil); err != nil {
-			return err
-		}
+	if p.config.Certificates == nil {
+		return nil
 	}
+	store, closeStore, err := p.config.Certificates.open(nil)
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, closeStore)
+	p.domains = store
+	registry.MustRegister(store.Collectors()...)
 	return nil
 }
 
-func (p *Proxy) listen(name, address string, handler http.Handler, certificates Certificates) error {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("%s port: %w", name, err)
+// tlsConfig is that of the https port. A name that has no record gets the certificate of the files, if there is one: with
+// one that does not cover the name the client learns more than with a broken handshake, and shops below the platform's
+// own domain need no record.
+func (p *Proxy) tlsConfig() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	if p.domains == nil {
+		config.GetCertificate = p.files.GetCertificate
+		return config, nil
 	}
-	limits := p.config.Limits
-	server := portServer{
-		listener: countingListener{listener, &p.connections},
-		tls:      certificates != nil,
-		Server: &http.Server{
-			Handler:           handler,
-			ReadHeaderTimeout: limits.HeaderTimeout, // the TLS handshake takes this limit, too
-			IdleTimeout:       limits.IdleTimeout,
-			MaxHeaderBytes:    int(limits.HeaderBytes),
-			ConnContext:       connContext,
-			HTTP2: &http.HTTP2Config{
-				MaxConcurrentStreams: limits.Streams,
-				SendPingTimeout:      limits.IdleTimeout,
-				PingTimeout:          limits.HeaderTimeout,
-				WriteByteTimeout:     limits.StallTimeout,
-			},
-			// Every scanner of the internet causes these lines.
-			ErrorLog: slog.NewLogLogger(slog.Default().With("port", name).Handler(), slog.LevelDebug),
-		},
+	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		certificate, err := p.domains.GetCertificate(hello)
+		if err != nil && p.files != nil {
+			if own := p.files.current.Load(); errors.Is(err, certstore.ErrNoName) || own.Leaf != nil && own.Leaf.VerifyHostname(hello.ServerName) == nil {
+				return own, nil
+			}
+		}
+		return certificate, err
 	}
-	if certificates != nil {
-		server.TLSConfig = &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: certificates.GetCertificate,
+	return config, p.domains.TicketKeys(p.ctx, config)
+}
+
+// newPipeline makes what serves requests of a configuration.
+func (p *Proxy) newPipeline(config *Config) (*pipeline, error) {
+	made := &pipeline{
+		config: config, limits: &config.Limits, trusted: config.TrustedProxies, domains: p.domains, roles: map[string]*role{},
+		refuseUnknown: config.Certificates != nil && config.Certificates.UnknownHosts == HostsRefuse,
+		tunnels:       &p.tunnels, buffers: newBufferPool(), metrics: p.metrics, draining: p.draining.Load, accessLog: p.accessLog,
+		externals: newExternals(p.metrics), bodyLimit: int64(config.Limits.BodyBytes),
+	}
+	var problems []error
+	note := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
 		}
 	}
-	p.servers = append(p.servers, server)
-	return nil
+	for _, name := range config.roleNames() {
+		role, err := newRole(name, config.Roles[name], p.metrics.retries.WithLabelValues(name).Inc)
+		if err != nil {
+			note(err)
+			continue
+		}
+		made.roles[name] = role
+		made.bodyLimit = max(made.bodyLimit, int64(role.config.BodyBytes))
+	}
+	for _, role := range made.roles {
+		steps, err := newFallbacks(role, made.roles)
+		note(err)
+		role.fallbacks = steps
+	}
+	var err error
+	made.rules, err = newAccess(config.Access)
+	note(err)
+	made.limiters, err = newLimiters(config.RateLimits, p.redis)
+	note(err)
+	made.maintenancePages, err = readPages(config.Maintenance.Page)
+	note(err)
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+	made.routes = newRoutes(config.Routes, made.roles)
+	return made, nil
+}
+
+// use has a pipeline serve from now on. The one before finishes what it has.
+func (p *Proxy) use(next *pipeline) {
+	ctx, cancel := context.WithCancel(p.ctx)
+	next.stop = cancel
+	for _, role := range next.roles {
+		for _, u := range role.upstreams {
+			p.beside.Go(func() { u.run(ctx) })
+		}
+	}
+	if before := p.current.Swap(next); before != nil {
+		before.retire()
+	}
+}
+
+// Reload uses another configuration for requests that come from now on. Ports, certificates and the end of the program stay
+// as they were; the result says whether they would be others.
+func (p *Proxy) Reload(config *Config) (restart bool, err error) {
+	next, err := p.newPipeline(config)
+	if err != nil {
+		return false, err
+	}
+	p.use(next)
+	return !sameOutside(p.config, config), nil
 }
 
 // Addresses returns where the ports listen, https first.
 func (p *Proxy) Addresses() []net.Addr {
 	var addresses []net.Addr
-	for _, server := range p.servers {
-		addresses = append(addresses, server.listener.Addr())
+	for _, front := range p.fronts {
+		addresses = append(addresses, front.listener.Addr())
 	}
 	return addresses
 }
 
 // Serve implements admin.Service.
 func (p *Proxy) Serve() error {
-	if p.certificates != nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		go p.certificates.watch(ctx, p.config.HTTPS.Reload, func(error) { p.metrics.reloads.Inc() })
+	if p.files != nil {
+		p.beside.Go(func() {
+			p.files.watch(p.ctx, p.config.HTTPS.Reload, func(error) { p.metrics.reloads.Inc() })
+		})
 	}
-	ended := make(chan error, len(p.servers))
-	for _, server := range p.servers {
-		go func() {
-			if server.tls {
-				ended <- server.ServeTLS(server.listener, "", "")
-			} else {
-				ended <- server.Serve(server.listener)
-			}
-		}()
+	if p.domains != nil {
+		p.beside.Go(func() { p.domains.Run(p.ctx) })
+	}
+	if p.follow != nil {
+		p.beside.Go(p.follow)
+	}
+	ended := make(chan error, len(p.fronts))
+	for _, front := range p.fronts {
+		go func() { ended <- front.serve() }()
 	}
 	var failure error
-	for range p.servers {
-		if err := <-ended; err != nil && !errors.Is(err, http.ErrServerClosed) {
+	for range p.fronts {
+		if err := <-ended; err != nil {
 			failure = err
-			p.closeListeners()
+			for _, front := range p.fronts {
+				front.close()
+			}
 		}
 	}
 	return failure
@@ -193,10 +286,10 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	p.tunnels.close() // http.Server does not know them
-	done := make(chan error, len(p.servers))
-	for _, server := range p.servers {
+	done := make(chan error, len(p.fronts))
+	for _, front := range p.fronts {
 		go func() {
-			err := server.Shutdown(ctx)
+			err := front.shutdown(ctx)
 			if err != nil {
 				err = fmt.Errorf("cut %d connections with a request under way: %w", p.connections.active.Load(), err)
 			}
@@ -204,19 +297,29 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		}()
 	}
 	var failure error
-	for range p.servers {
+	for range p.fronts {
 		if err := <-done; err != nil {
 			failure = err
 		}
 	}
-	for _, server := range p.servers {
-		server.Close() // cuts what the deadline left
+	for _, front := range p.fronts {
+		front.close() // cuts what the deadline left
 	}
+	p.closeAll()
 	return failure
 }
 
-func (p *Proxy) closeListeners() {
-	for _, server := range p.servers {
-		server.listener.Close()
+// closeAll ends everything.
+func (p *Proxy) closeAll() {
+	p.cancel()
+	for _, front := range p.fronts {
+		front.close()
+	}
+	for _, closeIt := range p.closers {
+		closeIt()
+	}
+	p.beside.Wait()
+	if last := p.current.Load(); last != nil {
+		last.retire()
 	}
 }

@@ -29,7 +29,7 @@ func echo(name string) http.HandlerFunc {
 
 // TestForwarding sends requests through a real proxy, over both versions of HTTP and both ports.
 func TestForwarding(t *testing.T) {
-	shop, cart := upstream(t, echo("shop")), upstream(t, echo("cart"))
+	shop, cart := origin(t, echo("shop")), origin(t, echo("cart"))
 	config := fmt.Sprintf("roles:\n  shop: {url: %q}\n  cart: {url: %q}\nroutes:\n- {prefix: /, role: shop}\n- {prefix: /cart, role: cart}\n",
 		shop.URL, cart.URL+"/base")
 	strict := start(t, config)
@@ -93,7 +93,7 @@ func TestForwarding(t *testing.T) {
 }
 
 func TestHTTP2IsSpoken(t *testing.T) {
-	e := start(t, toShop(upstream(t, echo("shop")).URL))
+	e := start(t, toShop(origin(t, echo("shop")).URL))
 	response, err := client(t, true).Get(e.https + "/")
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestHTTP2IsSpoken(t *testing.T) {
 }
 
 func TestOwnAnswers(t *testing.T) {
-	e := start(t, "roles:\n  shop: {url: \""+upstream(t, echo("shop")).URL+"\"}\nroutes:\n- {prefix: /shop, role: shop}\nlimits: {bodyBytes: 10, headerBytes: 8KiB}\n")
+	e := start(t, "roles:\n  shop: {url: \""+origin(t, echo("shop")).URL+"\"}\nroutes:\n- {prefix: /shop, role: shop}\nlimits: {bodyBytes: 10, headerBytes: 8KiB}\n")
 	c := client(t, false)
 	for _, test := range []struct {
 		name, method, path, body, header string
@@ -154,7 +154,7 @@ func TestRedirect(t *testing.T) {
 }
 
 func TestWebSocketPassesAndCounts(t *testing.T) {
-	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+	shop := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "websocket" {
 			http.Error(w, "no upgrade", http.StatusBadRequest)
 			return
@@ -192,7 +192,7 @@ func TestWebSocketPassesAndCounts(t *testing.T) {
 }
 
 func TestAccessLogAndMetrics(t *testing.T) {
-	e := start(t, toShop(upstream(t, echo("shop")).URL))
+	e := start(t, toShop(origin(t, echo("shop")).URL))
 	request := newRequest(t, "GET", e.https+"/a?token=geheim", nil)
 	request.Host, request.Header = "www.shop.example", http.Header{"User-Agent": {"test"}, "Cookie": {"s=geheim"}, "Authorization": {"geheim"}}
 	do(t, client(t, true), request)

@@ -7,10 +7,13 @@ import (
 	"strings"
 )
 
-// redirect sends every client to the same address with https. GET and HEAD get 301, which every client
+// redirectToHTTPS sends every client to the same address with https. GET and HEAD get 301, which every client
 // knows; the others get 308, which keeps method and body.
-func redirect(e *exchange, port int) {
-	r := e.request
+func (p *pipeline) redirectToHTTPS(e *exchange) (done bool) {
+	r, port := e.request, e.redirectPort
+	if port == 0 {
+		return false
+	}
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -20,7 +23,7 @@ func redirect(e *exchange, port int) {
 	}
 	if host == "" || !strings.HasPrefix(r.URL.RequestURI(), "/") {
 		errorPage(e, http.StatusBadRequest)
-		return
+		return true
 	}
 	if port != 443 {
 		host += ":" + strconv.Itoa(port)
@@ -37,4 +40,5 @@ func redirect(e *exchange, port int) {
 	}
 	e.WriteHeader(status)
 	_ = e.FlushError() // before a slow client is waited for
+	return true
 }

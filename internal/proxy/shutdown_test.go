@@ -20,7 +20,7 @@ import (
 func TestStopLosesNoRequest(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("h2=%t", h2), func(t *testing.T) {
-			shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+			shop := origin(t, func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)
 				w.Write(body)
 			})
@@ -85,7 +85,7 @@ func TestStopLosesNoRequest(t *testing.T) {
 // TestStopFinishesAndThenCuts has two slow requests: one ends in time, one does not.
 func TestStopFinishesAndThenCuts(t *testing.T) {
 	release := make(chan struct{})
-	shop := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+	shop := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/never" {
 			<-r.Context().Done()
 			return
@@ -137,7 +137,7 @@ func TestStopFinishesAndThenCuts(t *testing.T) {
 // TestOldConnectionsEnd keeps a busy client from staying for ever.
 func TestOldConnectionsEnd(t *testing.T) {
 	limits := "limits: {connectionAge: 1ns}\n"
-	shop := toShop(upstream(t, echo("shop")).URL)
+	shop := toShop(origin(t, echo("shop")).URL)
 	for name, url := range map[string]string{
 		"https":    start(t, shop+limits).https,
 		"redirect": start(t, shop+limits+"http: {address: \"127.0.0.1:0\"}\n").http,

@@ -11,7 +11,7 @@ import (
 // echoing is an upstream that takes connections over and sends back what it gets.
 func echoing(t *testing.T) string {
 	t.Helper()
-	return upstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	return origin(t, func(w http.ResponseWriter, _ *http.Request) {
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -24,7 +24,7 @@ func echoing(t *testing.T) string {
 }
 
 // upgrade takes a connection through a proxy over.
-func upgrade(t *testing.T, e *edge) (net.Conn, *bufio.Reader) {
+func switchOver(t *testing.T, e *edge) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn := raw(t, e.http, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	reader := bufio.NewReader(conn)
@@ -45,7 +45,7 @@ func TestUpgradedConnectionsEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := start(t, shop+limits)
-			conn, reader := upgrade(t, e)
+			conn, reader := switchOver(t, e)
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
@@ -68,7 +68,7 @@ func TestUpgradedConnectionsEnd(t *testing.T) {
 // TestAStopEndsUpgradedConnections lets the clients of WebSockets go elsewhere.
 func TestAStopEndsUpgradedConnections(t *testing.T) {
 	e := start(t, toShop(echoing(t)))
-	_, reader := upgrade(t, e)
+	_, reader := switchOver(t, e)
 	if err := e.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}

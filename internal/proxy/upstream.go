@@ -2,50 +2,132 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
+	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/shopset/shopset/internal/certrecord"
 )
 
-// role is an upstream at work.
-type role struct {
-	name      string
+// upstream is one base URL, with all endpoints that its name stands for.
+type upstream struct {
+	name      string // for logs and for cookies that keep a client here
 	base      *url.URL
-	config    Role
-	transport *http.Transport
-	retried   func()
+	host      string // the Host header, empty for the client's
+	weight    int
+	config    Upstream
+	health    Health
+	transport http.RoundTripper
+	idle      func() // closes idle connections
+	endpoints atomic.Pointer[[]*endpoint]
+	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-func newRole(name string, config Role, retried func()) (*role, error) {
+// endpoint is one address of an upstream.
+type endpoint struct {
+	address string // host:port, as it is dialed
+	active  atomic.Int64
+	// failures in a row of requests, ejected until (Unix nanoseconds) and how often it was.
+	failures  atomic.Int32
+	ejected   atomic.Int64
+	ejections atomic.Int32
+	// sick is what active checks say.
+	sick atomic.Bool
+}
+
+func (e *endpoint) well(now int64) bool { return !e.sick.Load() && now >= e.ejected.Load() }
+
+// newUpstream makes one. local says that addresses of this machine and of private networks may be reached, which is so for
+// all but the sites that domain records name.
+func newUpstream(role *Role, config Upstream, local bool) (*upstream, error) {
 	base, err := url.Parse(config.URL)
 	if err != nil {
-		return nil, fmt.Errorf("role %s: %w", name, err)
+		return nil, err
 	}
-	dialer := &net.Dialer{Timeout: config.ConnectTimeout, KeepAlive: 15 * time.Second}
-	return &role{name: name, base: base, config: config, retried: retried, transport: &http.Transport{
+	u := &upstream{name: base.Host, base: base, weight: *config.Weight, config: config, health: role.Health,
+		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}}
+	switch config.Host {
+	case HostClient:
+	case HostUpstream:
+		u.host = base.Host
+	default:
+		u.host = config.Host
+	}
+	u.endpoints.Store(&[]*endpoint{{address: hostPort(base, base.Hostname())}})
+	transport, err := newTransport(role, config, base, local)
+	if err != nil {
+		return nil, err
+	}
+	u.transport, u.idle = transport, transport.CloseIdleConnections
+	return u, nil
+}
+
+// hostPort is where an address of a base URL takes connections.
+func hostPort(base *url.URL, host string) string {
+	port := base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func newTransport(role *Role, config Upstream, base *url.URL, local bool) (*http.Transport, error) {
+	dialer := &net.Dialer{Timeout: role.ConnectTimeout, KeepAlive: 15 * time.Second}
+	if !local {
+		dialer.ControlContext = refuseLocal
+	}
+	settings := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: base.Hostname()}
+	if config.ServerName != "" {
+		settings.ServerName = config.ServerName
+	}
+	if config.CA != "" {
+		pool, err := certrecord.ReadPool("ca", config.CA)
+		if err != nil {
+			return nil, err
+		}
+		settings.RootCAs = pool
+	}
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(config.Protocol != ProtocolHTTP2)
+	protocols.SetHTTP2(config.Protocol != ProtocolHTTP1)
+	protocols.SetUnencryptedHTTP2(config.Protocol == ProtocolHTTP2 && base.Scheme == "http")
+	return &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
-			return upstreamConn{conn, config.StallTimeout}, nil
+			return upstreamConn{conn, role.StallTimeout}, nil
 		},
+		TLSClientConfig:       settings,
+		Protocols:             protocols,
 		DisableCompression:    true, // what the client asked for is what it gets
-		MaxIdleConns:          config.IdleConnections,
-		MaxIdleConnsPerHost:   config.IdleConnections,
-		IdleConnTimeout:       config.IdleTimeout,
-		TLSHandshakeTimeout:   config.ConnectTimeout,
-		ResponseHeaderTimeout: config.Timeout,
+		MaxIdleConns:          0,
+		MaxIdleConnsPerHost:   role.IdleConnections,
+		IdleConnTimeout:       role.IdleTimeout,
+		TLSHandshakeTimeout:   role.ConnectTimeout,
+		ResponseHeaderTimeout: role.Timeout,
 		ExpectContinueTimeout: time.Second,
 		WriteBufferSize:       16 << 10,
 		ReadBufferSize:        16 << 10,
-	}}, nil
+		HTTP2: &http.HTTP2Config{SendPingTimeout: role.IdleTimeout, PingTimeout: role.ConnectTimeout,
+			WriteByteTimeout: role.StallTimeout},
+	}, nil
 }
 
 // upstreamConn bounds how long an upstream may take nothing of what is sent to it.
@@ -59,126 +141,224 @@ func (c upstreamConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// RoundTrip sends a request, and sends it once more when that is safe and may help.
-//
-// http.Transport already repeats requests that met a kept connection which the upstream closed at
-// that moment. What is left are new connections: one to a Pod that is gone is refused, one to a Pod
-// that is just stopping is closed without an answer.
-func (r *role) RoundTrip(request *http.Request) (*http.Response, error) {
-	response, err := r.once(request)
-	if err != nil && repeatable(request, err) {
-		exchangeOf(request.Context()).retried = true
-		r.retried()
-		response, err = r.once(request)
+// run looks the name up and checks the endpoints until the context ends.
+func (u *upstream) run(ctx context.Context) {
+	_, err := netip.ParseAddr(u.base.Hostname())
+	names := err != nil
+	resolve, check := time.NewTicker(u.config.Resolve), time.NewTicker(u.health.Interval)
+	defer resolve.Stop()
+	defer check.Stop()
+	if names {
+		u.resolve(ctx)
 	}
-	return response, err
-}
-
-func (r *role) once(request *http.Request) (*http.Response, error) {
-	if request.Body == nil {
-		return r.transport.RoundTrip(request)
-	}
-	// The transport closes a body also when it has sent nothing. The body is closed by the
-	// ReverseProxy at the end, so that until then it can be sent once more.
-	keep := *request
-	keep.Body = struct {
-		io.Reader
-		io.Closer
-	}{request.Body, io.NopCloser(nil)}
-	return r.transport.RoundTrip(&keep)
-}
-
-// hideKeys keeps http.Transport from repeating what an upstream may have seen: by a header of the client
-// it would take a POST for safe. It looks for these names in this spelling; to upstreams all are the same.
-func hideKeys(header http.Header) {
-	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if values, ok := header[name]; ok {
-			delete(header, name)
-			header[strings.ToLower(name)] = values
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-resolve.C:
+			if names {
+				u.resolve(ctx)
+			}
+		case <-check.C:
+			if u.health.Path != "" {
+				u.checkAll(ctx)
+			}
 		}
 	}
 }
 
-// repeatable says whether a failed request may be sent once more.
-func repeatable(request *http.Request, err error) bool {
-	if request.Context().Err() != nil {
-		return false
+// maxEndpoints bounds what a name may stand for.
+const maxEndpoints = 1000
+
+// resolve looks the name up. What cannot be looked up stays as it was.
+func (u *upstream) resolve(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	addresses, err := u.lookup(ctx, u.base.Hostname())
+	if err != nil || len(addresses) == 0 {
+		if ctx.Err() == nil {
+			slog.Debug("an upstream's name cannot be looked up, its endpoints stay", "upstream", u.name, "error", err)
+		}
+		return
 	}
-	var operation *net.OpError
-	if errors.As(err, &operation) && operation.Op == "dial" {
-		return request.Body == nil || !exchangeOf(request.Context()).body.started()
+	have := *u.endpoints.Load()
+	byAddress := make(map[string]*endpoint, len(have))
+	for _, e := range have {
+		byAddress[e.address] = e
 	}
-	if request.Body != nil || isTimeout(err) {
-		return false
+	var next []*endpoint
+	seen := map[string]bool{}
+	for _, address := range addresses[:min(len(addresses), maxEndpoints)] {
+		text := hostPort(u.base, address.Unmap().String())
+		if seen[text] {
+			continue
+		}
+		seen[text] = true
+		if byAddress[text] == nil {
+			byAddress[text] = &endpoint{address: text}
+		}
+		next = append(next, byAddress[text])
 	}
-	switch request.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return true
+	slices.SortFunc(next, func(a, b *endpoint) int { return strings.Compare(a.address, b.address) })
+	if !slices.Equal(next, have) {
+		u.endpoints.Store(&next)
 	}
-	return false
 }
+
+// checkAll asks every endpoint for its health.
+func (u *upstream) checkAll(ctx context.Context) {
+	endpoints := *u.endpoints.Load()
+	done := make(chan struct{}, len(endpoints))
+	for _, e := range endpoints {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			well := u.checkOne(ctx, e)
+			if ctx.Err() != nil {
+				return
+			}
+			switch {
+			case well:
+				if e.sick.Swap(false) {
+					slog.Info("an endpoint is well again", "upstream", u.name, "endpoint", e.address)
+				}
+				e.failures.Store(0)
+			case e.failures.Add(1) >= int32(u.health.Failures): //nolint:gosec // A small number.
+				if !e.sick.Swap(true) {
+					slog.Warn("an endpoint fails its checks", "upstream", u.name, "endpoint", e.address)
+				}
+			}
+		}()
+	}
+	for range endpoints {
+		<-done
+	}
+}
+
+func (u *upstream) checkOne(ctx context.Context, e *endpoint) bool {
+	ctx, cancel := context.WithTimeout(ctx, u.health.Timeout)
+	defer cancel()
+	target := *u.base
+	target.Host, target.Path = e.address, u.health.Path
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return false
+	}
+	request.Host = u.base.Host
+	request.Header.Set("User-Agent", "shopset-proxy health")
+	response, err := u.transport.RoundTrip(request)
+	if err != nil {
+		return false
+	}
+	_, _ = io.CopyN(io.Discard, response.Body, 64<<10) // Else the connection cannot be used again.
+	_ = response.Body.Close()
+	return response.StatusCode >= 200 && response.StatusCode < 400
+}
+
+// pick chooses an endpoint: of two at random the one with fewer requests under way. When fewer are well than the floor, all
+// are taken for well: it is more likely that the judge errs. not is one that just failed.
+func (u *upstream) pick(not *endpoint) *endpoint {
+	endpoints := *u.endpoints.Load()
+	if len(endpoints) == 1 {
+		return endpoints[0]
+	}
+	now := time.Now().UnixNano()
+	candidates := make([]*endpoint, 0, 16)
+	for _, e := range endpoints {
+		if e.well(now) {
+			candidates = append(candidates, e)
+		}
+	}
+	if len(candidates)*100 < *u.health.Floor*len(endpoints) || len(candidates) == 0 {
+		candidates = endpoints
+	}
+	if i := slices.Index(candidates, not); i >= 0 && len(candidates) > 1 {
+		candidates = slices.Delete(slices.Clone(candidates), i, i+1)
+	}
+	a, b := candidates[rand.IntN(len(candidates))], candidates[rand.IntN(len(candidates))] //nolint:gosec // No secret.
+	if b.active.Load() < a.active.Load() {
+		return b
+	}
+	return a
+}
+
+// judge notes how a request to an endpoint went.
+func (u *upstream) judge(e *endpoint, failed bool) {
+	if !failed {
+		if e.failures.Load() != 0 {
+			e.failures.Store(0)
+		}
+		if e.ejections.Load() > 0 && time.Now().UnixNano() > e.ejected.Load()+int64(u.health.Eject) {
+			e.ejections.Store(0)
+		}
+		return
+	}
+	if e.failures.Add(1) < int32(u.health.Failures) { //nolint:gosec // A small number.
+		return
+	}
+	endpoints := *u.endpoints.Load()
+	now, out := time.Now().UnixNano(), 1
+	for _, other := range endpoints {
+		if other != e && !other.well(now) {
+			out++
+		}
+	}
+	if out*100 > (100-*u.health.Floor)*len(endpoints) {
+		return
+	}
+	times := min(e.ejections.Add(1), 10)
+	e.ejected.Store(now + int64(times)*int64(u.health.Eject))
+	e.failures.Store(0)
+	slog.Warn("an endpoint failed too often and gets no requests for a while", "upstream", u.name, "endpoint", e.address, "for", time.Duration(times)*u.health.Eject)
+}
+
+// pickUpstream chooses among a role's upstreams by weight, and keeps clients that are to be kept.
+func (r *role) pickUpstream(e *exchange) *upstream {
+	if len(r.upstreams) == 1 {
+		return r.upstreams[0]
+	}
+	switch sticky := &r.config.Sticky; {
+	case sticky.Client:
+		return r.byWeight(int(maphash.String(r.seed, networkOf(e.client, 32)) % uint64(r.weights))) //nolint:gosec // Less than weights.
+	case sticky.Cookie != "":
+		if cookie, err := e.request.Cookie(sticky.Cookie); err == nil {
+			for _, u := range r.upstreams {
+				if u.name == cookie.Value {
+					return u
+				}
+			}
+		}
+		chosen := r.byWeight(rand.IntN(r.weights)) //nolint:gosec // No secret.
+		e.stick = &http.Cookie{Name: sticky.Cookie, Value: chosen.name, Path: "/", HttpOnly: true, Secure: e.request.TLS != nil, SameSite: http.SameSiteLaxMode}
+		return chosen
+	}
+	return r.byWeight(rand.IntN(r.weights)) //nolint:gosec // No secret.
+}
+
+func (r *role) byWeight(n int) *upstream {
+	for _, u := range r.upstreams {
+		if n -= u.weight; n < 0 {
+			return u
+		}
+	}
+	return r.upstreams[0]
+}
+
+// refuseLocal keeps requests to sites that a domain's record names out of this network: metadata services, other Pods.
+func refuseLocal(_ context.Context, _, address string, _ syscall.RawConn) error {
+	endpoint, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := endpoint.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() || sharedSpace.Contains(ip) {
+		return fmt.Errorf("%s is no address of the internet", ip)
+	}
+	return nil
+}
+
+// sharedSpace is RFC 6598.
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
 
 func isTimeout(err error) bool {
 	var timeout net.Error
 	return errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &timeout) && timeout.Timeout())
-}
-
-// errStalled ends an answer whose upstream stopped in the middle.
-var errStalled = errors.New("the upstream stopped sending in the middle of its answer")
-
-// stallGuard closes an answer's body when a read takes too long, and notes why an answer broke off.
-type stallGuard struct {
-	io.ReadCloser
-	exchange *exchange
-	limit    time.Duration
-	timer    *time.Timer
-
-	mu      sync.Mutex
-	reading bool
-	stalled bool
-}
-
-func newStallGuard(e *exchange, body io.ReadCloser, limit time.Duration) *stallGuard {
-	g := &stallGuard{ReadCloser: body, exchange: e, limit: limit}
-	g.timer = time.AfterFunc(limit, g.expire)
-	g.timer.Stop()
-	return g
-}
-
-func (g *stallGuard) expire() {
-	g.mu.Lock()
-	g.stalled = g.reading
-	stalled := g.stalled
-	g.mu.Unlock()
-	if stalled {
-		g.ReadCloser.Close()
-	}
-}
-
-func (g *stallGuard) set(reading bool) (stalled bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.reading = reading
-	return g.stalled
-}
-
-func (g *stallGuard) Read(p []byte) (int, error) {
-	g.set(true)
-	g.timer.Reset(g.limit)
-	n, err := g.ReadCloser.Read(p)
-	g.timer.Stop()
-	stalled := g.set(false)
-	if err != nil && err != io.EOF && g.exchange.request.Context().Err() == nil {
-		g.exchange.failure, g.exchange.problem = "broken", err
-		if stalled {
-			err = errStalled
-			g.exchange.failure, g.exchange.problem = "timeout", err
-		}
-	}
-	return n, err
-}
-
-func (g *stallGuard) Close() error {
-	g.timer.Stop()
-	return g.ReadCloser.Close()
 }

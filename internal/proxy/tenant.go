@@ -1,0 +1,92 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/shopset/shopset/internal/certstore"
+)
+
+// tenant finds the domain that a request is for, and who asks.
+func (p *pipeline) tenant(e *exchange) (done bool) {
+	e.host = hostOf(e.request.Host)
+	e.path = cleanPath(e.request.URL.Path)
+	e.client = p.clientOf(e.request)
+	if given := e.request.Header["X-Request-Id"]; len(given) == 1 && len(p.trusted) > 0 && p.trusted.contains(peer(e.request.RemoteAddr)) && isID(given[0]) {
+		e.requestID = given[0]
+	}
+	if p.domains == nil {
+		return false
+	}
+	domain, err := p.domains.Domain(e.request.Context(), e.host, peer(e.request.RemoteAddr))
+	switch {
+	case err == nil:
+		e.domain = domain
+	case errors.Is(err, certstore.ErrUnknown) && p.refuseUnknown && e.request.TLS != nil:
+		e.refused = "unknown host"
+		errorPage(e, http.StatusMisdirectedRequest)
+		return true
+	}
+	// When nobody can say what the domain's options are, the shop is served: its records are in memory of who has
+	// served it before.
+	return false
+}
+
+// hostOf is a Host header in lower case, without port and the dot at its end.
+func hostOf(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
+		host = host[:i]
+	}
+	host = strings.TrimSuffix(host, ".")
+	for i := range len(host) {
+		if c := host[i]; 'A' <= c && c <= 'Z' {
+			return strings.ToLower(host)
+		}
+	}
+	return host
+}
+
+// clientOf is the address of the client: of the peer, or what the trusted ones among those before it say, from the last
+// to the first that is not trusted.
+func (p *pipeline) clientOf(r *http.Request) netip.Addr {
+	from := peer(r.RemoteAddr)
+	if len(p.trusted) == 0 || !p.trusted.contains(from) {
+		return from
+	}
+	values := r.Header["X-Forwarded-For"]
+	for i := len(values) - 1; i >= 0; i-- {
+		chain := strings.Split(values[i], ",")
+		for j := len(chain) - 1; j >= 0; j-- {
+			text := strings.TrimSpace(chain[j])
+			address, err := netip.ParseAddr(text)
+			if host, _, splitErr := net.SplitHostPort(text); err != nil && splitErr == nil {
+				address, err = netip.ParseAddr(host)
+			}
+			if err != nil {
+				return from // What is before cannot be believed either.
+			}
+			from = address.Unmap().WithZone("")
+			if !p.trusted.contains(from) {
+				return from
+			}
+		}
+	}
+	return from
+}
+
+func (e *exchange) shop() string {
+	if e.domain == nil {
+		return ""
+	}
+	return e.domain.Shop
+}
+
+func (e *exchange) scheme() string {
+	if e.request.TLS != nil {
+		return "https"
+	}
+	return "http"
+}

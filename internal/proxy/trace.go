@@ -1,0 +1,71 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+)
+
+// maxRequestID bounds an id that a trusted proxy gave.
+const maxRequestID = 128
+
+// id is the request's: that of a trusted proxy, or a new one.
+func (e *exchange) id() string {
+	if e.requestID == "" {
+		e.requestID = hex16(rand.Uint64()) + hex16(rand.Uint64()) //nolint:gosec // No secret.
+	}
+	return e.requestID
+}
+
+func hex16(n uint64) string {
+	text := strconv.FormatUint(n, 16)
+	return "0000000000000000"[len(text):] + text
+}
+
+// setTrace tells the upstream the request's id and place in a trace. traceparent (W3C Trace Context) goes on as it came, as
+// this proxy records no spans; a request without one gets one, so that what it causes belongs together.
+func setTrace(e *exchange, header http.Header) {
+	header["X-Request-Id"] = []string{e.id()}
+	if given := header["Traceparent"]; len(given) != 1 || !isTraceparent(given[0]) {
+		delete(header, "Tracestate")                                                                                                   // It belongs to a traceparent.
+		header["Traceparent"] = []string{"00-" + hex16(rand.Uint64()|1) + hex16(rand.Uint64()) + "-" + hex16(rand.Uint64()|1) + "-00"} //nolint:gosec // No secret.
+	}
+}
+
+func isID(text string) bool {
+	for _, c := range []byte(text) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return text != "" && len(text) <= maxRequestID
+}
+
+// isTraceparent says whether a text is VERSION-TRACE-PARENT-FLAGS, of the first version or a later one.
+func isTraceparent(text string) bool {
+	if len(text) < 55 || text[2] != '-' || text[35] != '-' || text[52] != '-' || text[:2] == "ff" ||
+		len(text) > 55 && (text[:2] == "00" || text[55] != '-') || len(text) > 512 {
+		return false
+	}
+	zero := true
+	for i, c := range []byte(text[:55]) {
+		switch {
+		case i == 2 || i == 35 || i == 52:
+		case c >= '0' && c <= '9' || c >= 'a' && c <= 'f':
+		default:
+			return false
+		}
+		if i > 2 && i < 35 && c != '0' {
+			zero = false
+		}
+	}
+	return !zero && text[36:52] != "0000000000000000"
+}
+
+// digest stands for a text that is too long to be a key.
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
