@@ -272,6 +272,10 @@ func unambiguous(r *http.Request) bool {
 	if slices.ContainsFunc(r.Header["Te"], func(value string) bool { return !strings.EqualFold(value, "trailers") }) {
 		return false
 	}
+	// A length that the body does not have (8.1.1); net/http counts only bodies that there are.
+	if lengths := r.Header["Content-Length"]; len(lengths) > 1 || len(lengths) == 1 && r.ContentLength <= 0 && lengths[0] != "0" {
+		return false
+	}
 	return r.Host != "" && !strings.ContainsAny(r.Host, " \t/\\@,") && (r.URL.Path == "*" || strings.HasPrefix(r.URL.Path, "/"))
 }
 

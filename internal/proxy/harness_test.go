@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"net/netip"
 	"net/textproto"
 	"os"
 	"path/filepath"
@@ -223,3 +224,11 @@ func withHints(t *testing.T, count *int) context.Context {
 		return nil
 	}})
 }
+
+// addressed is a connection that seems to come from an address.
+type addressed struct{ net.Conn }
+
+func (addressed) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+
+// everybody is a network that holds all addresses of IPv4.
+var everybody = trust{Network{netip.MustParsePrefix("0.0.0.0/0")}}

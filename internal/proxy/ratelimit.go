@@ -223,17 +223,24 @@ func (l *limiter) take(e *exchange) (wait time.Duration, over bool) {
 	return 0, false
 }
 
-// sweep forgets buckets that are full; if none is, a few that are not, so that many keys cost no more memory.
+// sweep forgets buckets that are full; if none of some is, one that is not, so that many keys cost no more memory.
 func (s *limiterShard) sweep(now int64) {
-	looked, gone := 0, 0
+	looked, gone := 0, false
+	var victim uint64
 	for key, full := range s.full { // In random order.
-		if looked++; full <= now || looked > 64 && gone == 0 {
+		if looked == 0 {
+			victim = key
+		}
+		if full <= now {
 			delete(s.full, key)
-			gone++
+			gone = true
 		}
-		if looked > 256 && gone > 0 {
-			return
+		if looked++; looked == 256 {
+			break
 		}
+	}
+	if !gone {
+		delete(s.full, victim)
 	}
 }
 
