@@ -19,7 +19,7 @@ help: ## List the targets
 
 ## The cluster and the demo
 
-up: tools ## Start a cluster (or use KUBECONFIG/CONTEXT), the demo, and buy something
+up: tools ## Start a cluster (or use KUBECONFIG/CONTEXT), the demo, and buy something; DOMAINS=10000 for as many customers' domains
 	@SHOPSET_STARTED=$$(date +%s%3N) $(TOOLS)/dev up
 
 down: tools ## End the local cluster and remove what it left, built programs excepted

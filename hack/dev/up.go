@@ -70,6 +70,10 @@ func up(ctx context.Context, t *devcluster.Target) error {
 
 // bringUp does everything; what does not depend on each other runs at the same time.
 func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
+	domains, err := wantedDomains()
+	if err != nil {
+		return err
+	}
 	if err := install(ctx, t); err != nil {
 		return err
 	}
@@ -116,8 +120,13 @@ func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
 			})
 		},
 		func() error {
-			return s.run("Redis and PostgreSQL serve", func() error {
+			return s.run("Redis, PostgreSQL and the certificate API serve", func() error {
 				return t.WaitDeployments(ctx, "managed", func(text string) { s.say("  %s", text) })
+			})
+		},
+		func() error {
+			return s.run("domains are registered", func() error {
+				return t.RegisterDomains(ctx, domains, func(text string) { s.say("  %s", text) })
 			})
 		},
 		func() error {
@@ -130,7 +139,23 @@ func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
 	if err := together(waits...); err != nil {
 		return err
 	}
-	return s.run("purchase", func() error { return buy(ctx, t) })
+	return s.run("purchase", func() error { return buy(ctx, t, domains) })
+}
+
+// maxDomains is how many customers' domains the demo's api knows.
+const maxDomains = 10000
+
+// wantedDomains is DOMAINS of the environment.
+func wantedDomains() (int, error) {
+	text := os.Getenv("DOMAINS")
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > maxDomains {
+		return 0, fmt.Errorf("DOMAINS=%s: want how many customers' domains are registered, 0 to %d", text, maxDomains)
+	}
+	return n, nil
 }
 
 // apply installs everything at once: who needs somebody else waits for it by itself.
@@ -138,7 +163,7 @@ func apply(ctx context.Context, t *devcluster.Target, images devcluster.Images) 
 	if err := t.ApplyFiles(ctx, images,
 		"config/crd/shopset.dev_shopsets.yaml",
 		"config/operator/namespace.yaml", "config/operator/rbac.yaml", "config/operator/operator.yaml",
-		"hack/manifests/managed.yaml",
+		"hack/manifests/managed.yaml", "hack/manifests/certs.yaml",
 		"config/samples/namespace.yaml",
 	); err != nil {
 		return err
@@ -161,7 +186,7 @@ func together(functions ...func() error) error {
 }
 
 // buy makes a purchase as a browser would and tells about it.
-func buy(ctx context.Context, t *devcluster.Target) error {
+func buy(ctx context.Context, t *devcluster.Target, domains int) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ss, err := t.WaitReady(ctx, demo, func(string) {})
@@ -173,6 +198,9 @@ func buy(ctx context.Context, t *devcluster.Target) error {
 		return err
 	}
 	options.Shop = "shop-01." + devcluster.Domain
+	if domains > 0 { // The last one, which no proxy has seen yet.
+		options.Shop = devcluster.CustomerDomain(domains)
+	}
 	receipt, err := buyer.Buy(ctx, options)
 	for unknown, said := new(x509.UnknownAuthorityError), false; errors.As(err, unknown); receipt, err = buyer.Buy(ctx, options) {
 		if !said {

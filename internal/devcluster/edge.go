@@ -36,6 +36,11 @@ func (t *Target) EdgeAddress(ctx context.Context, ss *v1alpha1.ShopSet) (string,
 	if port.NodePort == 0 {
 		return "", fmt.Errorf("Service %s can only be reached inside the cluster; give the edge a service of type NodePort or LoadBalancer", key)
 	}
+	return t.nodeAddress(ctx, port.NodePort)
+}
+
+// nodeAddress is where a node port takes connections.
+func (t *Target) nodeAddress(ctx context.Context, nodePort int32) (string, error) {
 	nodes := &corev1.NodeList{}
 	if err := t.Client.List(ctx, nodes); err != nil {
 		return "", err
@@ -43,7 +48,7 @@ func (t *Target) EdgeAddress(ctx context.Context, ss *v1alpha1.ShopSet) (string,
 	for _, node := range nodes.Items {
 		for _, address := range node.Status.Addresses {
 			if address.Type == corev1.NodeInternalIP {
-				return net.JoinHostPort(address.Address, strconv.Itoa(int(port.NodePort))), nil
+				return net.JoinHostPort(address.Address, strconv.Itoa(int(nodePort))), nil
 			}
 		}
 	}

@@ -3,19 +3,13 @@ package devcluster
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"math/big"
 	"os"
 	"path/filepath"
 	"time"
@@ -61,7 +55,7 @@ func (t *Target) EnsureSecrets(ctx context.Context, namespace string) error {
 	if err := t.ensureSecret(ctx, edge); err != nil {
 		return fmt.Errorf("Secret %s: %w", edge.Name, err)
 	}
-	return nil
+	return t.ensureCertsSecrets(ctx, namespace)
 }
 
 // ensureSecret creates a Secret, or gives it other data when they differ.
@@ -80,31 +74,27 @@ func (t *Target) ensureSecret(ctx context.Context, want *corev1.Secret) error {
 	return t.Client.Update(ctx, have)
 }
 
-// certificate returns the demo's wildcard certificate and its key, made by an authority of its own at
-// the first call and kept in the state folder.
+// certificate returns the demo's wildcard certificate and its key, made by the demo's authority at the first call and kept
+// in the state folder.
 func (t *Target) certificate() (certificate, key []byte, err error) {
 	certFile, keyFile := filepath.Join(t.State, "demo-edge.pem"), filepath.Join(t.State, "demo-edge.key")
-	files := []string{t.CAFile(), keyFile, certFile}
-	contents := make([][]byte, len(files))
-	for i, file := range files {
-		if contents[i], err = os.ReadFile(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, err
-		}
-	}
-	if usable(contents[0], contents[2], contents[1]) {
-		return contents[2], contents[1], nil
-	}
-	authority, certificate, key, err := issue()
+	a, err := t.authority()
 	if err != nil {
+		return nil, nil, err
+	}
+	certificate, errCert := readIfThere(certFile)
+	key, errKey := readIfThere(keyFile)
+	if err := errors.Join(errCert, errKey); err != nil {
+		return nil, nil, err
+	}
+	if usable(a.pem, certificate, key) {
+		return certificate, key, nil
+	}
+	if certificate, key, err = a.issue("*."+Domain, Domain); err != nil {
 		return nil, nil, fmt.Errorf("make the demo's certificate: %w", err)
 	}
 	// The certificate comes last: without it, what an interrupted run has written fits nothing.
-	for i, content := range [][]byte{authority, key, certificate} {
-		if err := replaceFile(files[i], content); err != nil {
-			return nil, nil, err
-		}
-	}
-	return certificate, key, nil
+	return certificate, key, errors.Join(replaceFile(keyFile, key), replaceFile(certFile, certificate))
 }
 
 // replaceFile writes a file so that a reader sees the old content or the new one.
@@ -129,6 +119,10 @@ func replaceFile(path string, content []byte) error {
 
 // usable says whether key, certificate and authority fit, for a day at least.
 func usable(authority, certificate, key []byte) bool {
+	return usableFor(authority, certificate, key, "any."+Domain)
+}
+
+func usableFor(authority, certificate, key []byte, name string) bool {
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
 		return false
@@ -137,45 +131,8 @@ func usable(authority, certificate, key []byte) bool {
 	if !roots.AppendCertsFromPEM(authority) {
 		return false
 	}
-	_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "any." + Domain, CurrentTime: time.Now().Add(24 * time.Hour)})
+	_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name, CurrentTime: time.Now().Add(24 * time.Hour)})
 	return err == nil
-}
-
-// issue makes an authority and a certificate for all shops.
-func issue() (authority, certificate, key []byte, err error) {
-	now := time.Now()
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "ShopSet demo"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(lifetime),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano() + 1), Subject: pkix.Name{CommonName: "*." + Domain},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(lifetime), DNSNames: []string{"*." + Domain, Domain},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(leafKey)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	encode := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
-	return encode("CERTIFICATE", caDER), encode("CERTIFICATE", leafDER), encode("PRIVATE KEY", keyDER), nil
 }
 
 // Roots are the authorities that the demo's clients trust.

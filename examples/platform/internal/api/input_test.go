@@ -65,6 +65,7 @@ func TestReading(t *testing.T) {
 	}{
 		{"/v1/hosts/shop-07.shops.example", 200, `"id":"shop-07"`},
 		{"/v1/hosts/SHOP-07.shops.example:443", 200, `"id":"shop-07"`},
+		{"/v1/hosts/d-00042.customers.example", 200, `"id":"shop-43"`},
 		{"/v1/hosts/nobody.example", 404, "not_found"},
 		{"/v1/shops?limit=2", 200, `"next":"shop-02"`},
 		{"/v1/shops?limit=101", 400, "limit"},

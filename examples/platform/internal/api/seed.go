@@ -14,7 +14,9 @@ import (
 const (
 	SeedShops           = 50
 	SeedProductsPerShop = 20
-	seedStock           = 1_000_000
+	// SeedDomains is how many customers have a domain of their own: d-00001.customers.example and so on.
+	SeedDomains = 10000
+	seedStock   = 1_000_000
 )
 
 var (
@@ -77,6 +79,9 @@ func seed(ctx context.Context, tx pgx.Tx) error {
 			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
 			p.ID, p.Shop, p.Name, p.Description, p.Category, p.PriceCents, p.Stock)
 	}
+	batch.Queue(`INSERT INTO domains (host, shop)
+		SELECT 'd-' || lpad(n::text, 5, '0') || '.customers.example', 'shop-' || lpad((1 + n % $1)::text, 2, '0')
+		FROM generate_series(1, $2) n ON CONFLICT DO NOTHING`, SeedShops, SeedDomains)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}

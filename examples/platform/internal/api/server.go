@@ -105,7 +105,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) int {
 }
 
 func (s *Server) shopByHost(r *http.Request) (any, error) {
-	return s.store.shop(r.Context(), "host", shopapi.NormalHost(r.PathValue("host")))
+	return s.store.shopByHost(r.Context(), shopapi.NormalHost(r.PathValue("host")))
 }
 
 func (s *Server) listShops(r *http.Request) (any, error) {

@@ -79,7 +79,7 @@ var errTablesMissing = errors.New("tables are missing")
 
 // tablesThere looks for the tables without a lock on any: a change of the schema makes nobody unready.
 func tablesThere(ctx context.Context, q querier) error {
-	tables, found := []string{"shops", "products", "orders", "order_lines"}, 0
+	tables, found := []string{"shops", "products", "orders", "order_lines", "domains"}, 0
 	err := q.QueryRow(ctx, "SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name", tables).Scan(&found)
 	if err == nil && found < len(tables) {
 		err = errTablesMissing
@@ -98,6 +98,21 @@ func (s *store) noteLoss(err error) {
 	case s.lost <- struct{}{}:
 	default:
 	}
+}
+
+// shopByHost also knows the domains of customers.
+func (s *store) shopByHost(ctx context.Context, host string) (shopapi.Shop, error) {
+	shop, err := s.shop(ctx, "host", host)
+	if errors.Is(err, errNotFound) {
+		var id string
+		err = s.read(ctx, func() error {
+			return s.pool.QueryRow(ctx, "SELECT shop FROM domains WHERE host = $1", host).Scan(&id)
+		})
+		if err == nil {
+			return s.shop(ctx, "id", id)
+		}
+	}
+	return shop, err
 }
 
 func (s *store) shop(ctx context.Context, column, value string) (shopapi.Shop, error) {
