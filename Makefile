@@ -96,6 +96,10 @@ bench-certs: ## TLS for many domains: the proxy's store against nginx with Lua a
 	@hack/ensure-packages nginx-light libnginx-mod-http-lua lua-nginx-redis haproxy redis-server
 	@cd bench && go run ./certs
 
+bench-proxy: tools ## shopset-proxy against nginx, HAProxy and httputil.ReverseProxy
+	@hack/ensure-packages nginx-light haproxy wrk nghttp2-client
+	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy
+
 ## Development
 
 generate: ## Generate deep copies and the CRD from api/

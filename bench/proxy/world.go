@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/shopset/shopset/bench/internal/report"
+)
+
+// world is the upstream, and a folder for everything.
+type world struct {
+	folder   string
+	upstream int
+	command  *exec.Cmd
+}
+
+func newWorld(ctx context.Context) (*world, error) {
+	folder, err := os.MkdirTemp("", "bench-proxy-")
+	if err != nil {
+		return nil, err
+	}
+	w := &world{folder: folder}
+	if err := w.fill(ctx); err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *world) fill(ctx context.Context) error {
+	if err := os.Chmod(w.folder, 0o755); err != nil { //nolint:gosec // Workers of nginx read it.
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(w.folder, "files"), 0o755); err != nil { //nolint:gosec // As above.
+		return err
+	}
+	for name, size := range map[string]int{"1k": 1 << 10, "64k": 64 << 10} {
+		if _, err := w.write("files/"+name, strings.Repeat("shoes ", size/6+1)[:size]); err != nil {
+			return err
+		}
+	}
+	pair, err := makePair()
+	if err != nil {
+		return err
+	}
+	if _, err := w.write("pair.pem", pair); err != nil {
+		return err
+	}
+	if w.upstream, err = freePort(); err != nil {
+		return err
+	}
+	path, err := w.write("upstream.conf", fmt.Sprintf(upstreamConfig, w.folder, w.upstream))
+	if err != nil {
+		return err
+	}
+	w.command = exec.Command("nginx", "-c", path, "-e", filepath.Join(w.folder, "upstream.log")) //nolint:noctx,gosec // It is killed by close.
+	if err := start(w.command); err != nil {
+		return err
+	}
+	return await(ctx, w.upstream)
+}
+
+func makePair() (string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return "", err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", err
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})) + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})), nil
+}
+
+func (w *world) close() {
+	if w.command != nil {
+		end(w.command)
+	}
+	_ = os.RemoveAll(w.folder)
+}
+
+// ours builds shopset-proxy, once.
+func (w *world) ours() (string, error) {
+	path := filepath.Join(w.folder, "shopset-proxy")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	build := exec.Command("go", "build", "-o", path, "github.com/shopset/shopset/cmd/shopset-proxy") //nolint:noctx,gosec // It takes seconds.
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, output)
+	}
+	return path, nil
+}
+
+// pool keeps the buffers of the ReverseProxy.
+type pool struct{ pool sync.Pool }
+
+func (p *pool) Get() []byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, 32<<10)
+}
+
+func (p *pool) Put(b []byte) { p.pool.Put(&b) }
+
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+func start(command *exec.Cmd) error {
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	command.Stderr = os.Stderr
+	return command.Start()
+}
+
+func end(command *exec.Cmd) {
+	_ = syscall.Kill(-command.Process.Pid, syscall.SIGTERM)
+	timer := time.AfterFunc(10*time.Second, func() { _ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) })
+	defer timer.Stop()
+	_ = command.Wait() // It was told to end.
+}
+
+func await(ctx context.Context, port int) error {
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("nothing serves at port %d: %w", port, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+type figure struct {
+	load, what string
+	value      float64
+	unit       string
+}
+
+// contend starts a contender, measures it and ends it.
+func (w *world) contend(ctx context.Context, s settings, c contender, wanted func(load) bool) (figures []figure, err error) {
+	plain, errPlain := freePort()
+	secure, errSecure := freePort()
+	if err := errors.Join(errPlain, errSecure); err != nil {
+		return nil, err
+	}
+	command, err := c.prepare(w, plain, secure)
+	if err != nil {
+		return nil, err
+	}
+	if err := start(command); err != nil {
+		return nil, err
+	}
+	defer end(command)
+	if err := errors.Join(await(ctx, plain), await(ctx, secure)); err != nil {
+		return nil, err
+	}
+	for _, l := range loads {
+		if !wanted(l) {
+			continue
+		}
+		address := fmt.Sprintf("http://127.0.0.1:%d%s", plain, l.path)
+		if l.secure {
+			address = fmt.Sprintf("https://127.0.0.1:%d%s", secure, l.path)
+		}
+		best := result{}
+		for range s.rounds {
+			r, err := measure(ctx, s, l, address)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", l.name, err)
+			}
+			if r.rps > best.rps {
+				best = r
+			}
+		}
+		report.Say("%s %s: %.0f/s, p99 %.2f ms", c.name, l.name, best.rps, best.p99)
+		figures = append(figures, figure{l.name, "rps", best.rps, "1/s"}, figure{l.name, "p99_ms", best.p99, "ms"},
+			figure{l.name, "rss_mib", rss(command.Process.Pid), "MiB"})
+	}
+	return figures, nil
+}
+
+// rss is the memory of a process and its children, which share none.
+func rss(pid int) float64 {
+	total := 0.0
+	for _, id := range append(children(pid), pid) {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", id))
+		if err != nil {
+			continue
+		}
+		if match := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(content); match != nil {
+			kib, _ := strconv.ParseFloat(string(match[1]), 64)
+			total += kib / 1024
+		}
+	}
+	return total
+}
+
+func children(pid int) (ids []int) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil
+	}
+	for _, text := range strings.Fields(string(content)) {
+		if id, err := strconv.Atoi(text); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+type result struct{ rps, p99 float64 }
+
+var (
+	wrkRPS  = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
+	wrkP99  = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
+	wrkBad  = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)|Socket errors:.*`)
+	h2RPS   = regexp.MustCompile(`finished in [^,]+, ([\d.]+) req/s`)
+	h2Good  = regexp.MustCompile(`requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored`)
+	h2Paces = 8
+)
+
+// measure asks for as long as was said: with wrk over HTTP/1.1, with h2load over HTTP/2.
+func measure(ctx context.Context, s settings, l load, address string) (result, error) {
+	if l.h2 {
+		return measureH2(ctx, s, address)
+	}
+	output, err := exec.CommandContext(ctx, "wrk", "-t2", fmt.Sprintf("-c%d", s.connections), fmt.Sprintf("-d%.0fs", s.duration.Seconds()), "--latency", address).CombinedOutput() //nolint:gosec // Its arguments are ours.
+	if err != nil {
+		return result{}, fmt.Errorf("wrk: %w: %s", err, output)
+	}
+	if bad := wrkBad.Find(output); bad != nil {
+		return result{}, fmt.Errorf("wrk: %s", bad)
+	}
+	var r result
+	if match := wrkRPS.FindSubmatch(output); match != nil {
+		r.rps, _ = strconv.ParseFloat(string(match[1]), 64)
+	}
+	if match := wrkP99.FindSubmatch(output); match != nil {
+		r.p99, _ = strconv.ParseFloat(string(match[1]), 64)
+		r.p99 *= map[string]float64{"us": 0.001, "ms": 1, "s": 1000}[string(match[2])]
+	}
+	if r.rps == 0 {
+		return r, fmt.Errorf("wrk says nothing of requests: %s", output)
+	}
+	return r, nil
+}
+
+func measureH2(ctx context.Context, s settings, address string) (result, error) {
+	log, err := os.CreateTemp("", "bench-proxy-h2-")
+	if err != nil {
+		return result{}, err
+	}
+	defer os.Remove(log.Name())
+	_ = log.Close()
+	output, err := exec.CommandContext(ctx, "h2load", fmt.Sprintf("-c%d", s.connections), fmt.Sprintf("-m%d", h2Paces), "-t2", //nolint:gosec // Its arguments are ours.
+		fmt.Sprintf("-D%.0f", s.duration.Seconds()), "--warm-up-time=1s", "--log-file="+log.Name(), address).CombinedOutput()
+	if err != nil {
+		return result{}, fmt.Errorf("h2load: %w: %s", err, output)
+	}
+	match, good := h2RPS.FindSubmatch(output), h2Good.FindSubmatch(output)
+	if match == nil || good == nil || string(good[2]) == "0" {
+		return result{}, fmt.Errorf("h2load: %s", output)
+	}
+	var r result
+	r.rps, _ = strconv.ParseFloat(string(match[1]), 64)
+	content, err := os.ReadFile(log.Name())
+	if err != nil {
+		return r, err
+	}
+	var times []int
+	for line := range strings.Lines(string(content)) { // Start, status, microseconds.
+		fields := strings.Fields(line)
+		if len(fields) == 3 && fields[1] == "200" {
+			if n, err := strconv.Atoi(fields[2]); err == nil {
+				times = append(times, n)
+			}
+		}
+	}
+	if len(times) == 0 {
+		return r, errors.New("h2load: no request succeeded")
+	}
+	slices.Sort(times)
+	r.p99 = float64(times[len(times)*99/100]) / 1000
+	return r, nil
+}
