@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -57,7 +58,7 @@ func (a *Authority) Pool() *x509.CertPool {
 // PEM is the authority's own certificate, for containers that verify.
 func (a *Authority) PEM() string { return encode("CERTIFICATE", a.certificate.Raw) }
 
-// Issue makes a certificate for names, valid for a day.
+// Issue makes a certificate for names and addresses, valid for a day.
 func (a *Authority) Issue(t TB, names ...string) Certificate {
 	t.Helper()
 	return a.IssueFor(t, 24*time.Hour, names...)
@@ -70,7 +71,14 @@ func (a *Authority) IssueFor(t TB, valid time.Duration, names ...string) Certifi
 		t.Fatalf("a certificate needs a name")
 	}
 	template := certificateTemplate(names[0], valid)
-	template.DNSNames, template.KeyUsage = names, x509.KeyUsageDigitalSignature
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	der, key, err := a.sign(template)
 	if err != nil {

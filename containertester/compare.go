@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -46,6 +47,10 @@ func AssertSame(t TB, before, after Endpoint, calls []Call, ignore IgnoreHeaders
 			call.Method = http.MethodGet
 		}
 		request := newCall(call.Method, 0, call.Options)
+		if request.port != 0 {
+			t.Errorf("call %d: OnPort has no place here; an Endpoint says its address", i+1)
+			continue
+		}
 		first, err := before.observe(t.Context(), request, ignore)
 		if err != nil {
 			t.Errorf("call %d to %s: %v\n%s", i+1, before.Name, err, indent(request.describe()))
@@ -68,6 +73,13 @@ func AssertSame(t TB, before, after Endpoint, calls []Call, ignore IgnoreHeaders
 type observation struct {
 	facts map[string]string
 	noise map[string]bool
+	// again are the facts of the second time that are never noise: which they are may depend on the first.
+	again map[string]string
+}
+
+// isNoise says whether a fact may change by itself. Whether a call succeeds, and how many others it causes, may not.
+func isNoise(name string) bool {
+	return name != "status" && !strings.HasPrefix(name, "requests to mock ")
 }
 
 // settle is how long a mock may still be told of a call after its answer.
@@ -90,8 +102,11 @@ func (e Endpoint) observe(ctx context.Context, call *httpCall, ignore IgnoreHead
 			result.facts = facts
 			continue
 		}
+		result.again = map[string]string{}
 		for name := range union(result.facts, facts) {
-			if result.facts[name] != facts[name] {
+			if !isNoise(name) {
+				result.again[name] = facts[name]
+			} else if result.facts[name] != facts[name] {
 				result.noise[name] = true
 			}
 		}
@@ -111,7 +126,7 @@ func (e Endpoint) facts(response *Response, ignore IgnoreHeaders) map[string]str
 		facts[fmt.Sprintf("requests to mock %d", i+1)] = fmt.Sprint(len(received))
 		for j, request := range received {
 			prefix := fmt.Sprintf("mock %d, request %d: ", i+1, j+1)
-			facts[prefix+"line"] = e.plain(request.Method + " " + request.Path + "?" + request.Query)
+			facts[prefix+"line"] = e.plain(request.Method + " " + request.Target)
 			facts[prefix+"host"] = e.plain(request.Host)
 			facts[prefix+"body"] = e.plain(request.Body)
 			e.headers(facts, prefix+"header ", request.Header, ignore)
@@ -133,6 +148,9 @@ func (e Endpoint) plain(text string) string {
 	text = strings.ReplaceAll(text, e.Address, "(this side)")
 	for i, mock := range e.Mocks {
 		text = strings.ReplaceAll(text, mock.Host(), fmt.Sprintf("(mock %d)", i+1))
+	}
+	if host, _, err := net.SplitHostPort(e.Address); err == nil && net.ParseIP(host) != nil { // As in a Host header without its port.
+		text = strings.ReplaceAll(text, host, "(this side's host)")
 	}
 	return text
 }
@@ -156,6 +174,11 @@ func (o *observation) compare(other *observation) (differences []string) {
 			continue
 		}
 		differences = append(differences, fmt.Sprintf("%s: %s → %s", name, shown(before, had), shown(after, has)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.again)) {
+		if before, after := o.again[name], other.again[name]; before != after && o.facts[name] == other.facts[name] {
+			differences = append(differences, fmt.Sprintf("%s, the second time: %q → %q", name, before, after))
+		}
 	}
 	return differences
 }

@@ -7,11 +7,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,7 +22,7 @@ import (
 type ContainerConfig struct {
 	// Image that is there already, by any of its names.
 	Image string
-	// Environment is added to the image's own.
+	// Environment is added to the image's own. The value Unset takes a variable out of the image's.
 	Environment map[string]string
 	// Entrypoint and Command replace the image's, unless nil.
 	Entrypoint, Command []string
@@ -28,7 +31,7 @@ type ContainerConfig struct {
 	// Files are put into the container before it starts, by absolute path. With ReadOnly their folders can be
 	// written to, and none can be in /.
 	Files map[string]File
-	// Mounts are folders of this machine, by absolute path in the container.
+	// Mounts are folders or files of this machine, by absolute path in the container. The engine must be on it.
 	Mounts map[string]string
 	// Tmpfs are folders in memory, with options after a colon if there are any: /run/nginx:mode=1777.
 	Tmpfs []string
@@ -69,6 +72,10 @@ type Container struct {
 	port   int
 	mocks  func() []recorder
 	mayEnd bool
+	binds  []string
+
+	// logSeen is how much of the log is of before the last restart.
+	logSeen atomic.Int64
 
 	mu        sync.Mutex
 	addresses map[int]string
@@ -90,9 +97,6 @@ type image struct {
 func StartContainer(t TB, config ContainerConfig) *Container {
 	t.Helper()
 	c, err := startContainer(t.Context(), t, config)
-	if c != nil {
-		t.Cleanup(func() { c.Close(t) })
-	}
 	if err != nil {
 		t.Fatalf("start a container of %s: %v", config.Image, err)
 	}
@@ -121,17 +125,38 @@ func startContainer(ctx context.Context, t TB, config ContainerConfig) (*Contain
 		if !path.IsAbs(name) {
 			return nil, fmt.Errorf("file %s: the path must be absolute", name)
 		}
+		for _, folder := range sortedKeys(tmpfs(config.Tmpfs)) {
+			if strings.HasPrefix(path.Clean(name)+"/", path.Clean(folder)+"/") {
+				return nil, fmt.Errorf("file %s: %s is in memory, and empty when the container starts", name, folder)
+			}
+		}
 		if config.ReadOnly && path.Dir(path.Clean(name)) == "/" {
 			return nil, fmt.Errorf("file %s: with ReadOnly it must be in a folder", name)
 		}
 	}
+	for at, from := range config.Mounts {
+		absolute, err := filepath.Abs(from) // Else the engine takes it for the name of a volume.
+		if err == nil {
+			_, err = os.Stat(absolute)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mount at %s: %w", at, err)
+		}
+		c.binds = append(c.binds, absolute+":"+at)
+	}
+	slices.Sort(c.binds)
 	creation, err := c.creation(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if c.id, err = e.create(ctx, creation); err != nil {
+	// What the engine has begun when the test is over must have an owner still.
+	whole, done := context.WithTimeout(context.WithoutCancel(ctx), config.StartTimeout)
+	defer done()
+	if c.id, err = e.create(whole, creation); err != nil {
 		return nil, fmt.Errorf("create: %w", err)
 	}
+	// Before anything that may end the test, such as a Ready of its own.
+	t.Cleanup(func() { c.Close(t) })
 	if err := c.putFiles(ctx); err != nil {
 		return c, err
 	}
@@ -204,9 +229,8 @@ func (c *Container) creation(ctx context.Context) (map[string]any, error) {
 	}
 	host := map[string]any{
 		"ReadonlyRootfs": config.ReadOnly, "Memory": config.Memory, "NanoCpus": int64(config.CPUs * 1e9),
-		// Where containers cannot be reached, the engine publishes all ports at free ones of its machine.
-		"PublishAllPorts": c.engine.published != "",
-		"Binds":           binds(config.Mounts), "Tmpfs": tmpfs(config.Tmpfs),
+		"PortBindings": c.engine.publish(c.exposed()),
+		"Binds":        c.binds, "Tmpfs": tmpfs(config.Tmpfs),
 		"ExtraHosts": hosts, "NetworkMode": network,
 	}
 	result := map[string]any{
@@ -220,7 +244,11 @@ func (c *Container) creation(ctx context.Context) (map[string]any, error) {
 		result["Cmd"] = config.Command
 	}
 	if config.ReadOnly {
-		result["Volumes"] = c.fileFolders()
+		volumes := map[string]any{}
+		for folder := range c.fileFolders() {
+			volumes[folder] = struct{}{}
+		}
+		result["Volumes"] = volumes
 	}
 	if config.Network != nil {
 		result["NetworkingConfig"] = map[string]any{"EndpointsConfig": map[string]any{
@@ -235,17 +263,30 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 func environmentLines(environment map[string]string) []string {
 	lines := make([]string, 0, len(environment))
 	for _, name := range sortedKeys(environment) {
+		if environment[name] == Unset {
+			lines = append(lines, name) // The engine takes it out of the image's own.
+			continue
+		}
 		lines = append(lines, name+"="+environment[name])
 	}
 	return lines
 }
 
-func binds(mounts map[string]string) []string {
-	var result []string
-	for _, at := range sortedKeys(mounts) {
-		result = append(result, mounts[at]+":"+at)
+// publish says at which ports of its machine the engine offers those of a container: at free ones, where containers cannot
+// be reached at their own addresses, and on the loopback if that is where they are asked for.
+func (e *engine) publish(ports []int) map[string]any {
+	bindings := map[string]any{}
+	if e.published == "" {
+		return bindings
 	}
-	return result
+	host := ""
+	if isHere(e.published) {
+		host = "127.0.0.1"
+	}
+	for _, port := range ports {
+		bindings[strconv.Itoa(port)+"/tcp"] = []map[string]string{{"HostIp": host, "HostPort": ""}}
+	}
+	return bindings
 }
 
 func tmpfs(paths []string) map[string]string {
@@ -332,11 +373,15 @@ func (c *Container) locate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.forgetAddresses()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, port := range c.exposed() {
 		if c.engine.published == "" {
 			for _, network := range s.NetworkSettings.Networks {
+				if network.IPAddress == "" {
+					continue // It has ended, and an empty one would be this machine.
+				}
 				c.addresses[port] = net.JoinHostPort(network.IPAddress, strconv.Itoa(port))
 			}
 			continue
@@ -344,6 +389,13 @@ func (c *Container) locate(ctx context.Context) error {
 		c.addresses[port] = s.published(c.engine.published, port)
 	}
 	return nil
+}
+
+// forgetAddresses is for one that does not run: its address may be another's soon.
+func (c *Container) forgetAddresses() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.addresses)
 }
 
 // published is where a port is published, as host:port, empty when it is not. The engine gives IPv4 and IPv6
@@ -361,16 +413,17 @@ func (s state) published(host string, port int) string {
 func (c *Container) Close(t TB) {
 	t.Helper()
 	c.mu.Lock()
-	closed := c.closed
-	c.closed = true
-	c.mu.Unlock()
-	if closed {
+	defer c.mu.Unlock()
+	if c.closed {
 		return
 	}
+	clear(c.addresses)
 	// The context of a test that ends is over already.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	if err := c.engine.remove(ctx, c.id); err != nil {
 		t.Errorf("remove the container of %s: %v", c.config.Image, err)
+		return
 	}
+	c.closed = true
 }

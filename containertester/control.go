@@ -14,8 +14,8 @@ import (
 const maxOutput = 16 << 20
 
 func (c *Container) logs(ctx context.Context, tail string) (string, error) {
-	response, err := c.engine.send(ctx, http.MethodGet, "/containers/"+c.id+"/logs",
-		url.Values{"stdout": {"1"}, "stderr": {"1"}, "tail": {tail}}, nil)
+	query := url.Values{"stdout": {"1"}, "stderr": {"1"}, "tail": {tail}}
+	response, err := c.engine.send(ctx, http.MethodGet, "/containers/"+c.id+"/logs", query, nil)
 	if err != nil {
 		return "", err
 	}
@@ -23,10 +23,17 @@ func (c *Container) logs(ctx context.Context, tail string) (string, error) {
 	return demultiplex(response.Body, maxOutput)
 }
 
+// bounded is a context for what may be done in a cleanup, too, where the test's own is over.
+func bounded(t TB) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+}
+
 // Logs are all that the container has written to its standard output and error.
 func (c *Container) Logs(t TB) string {
 	t.Helper()
-	log, err := c.logs(t.Context(), "all")
+	ctx, cancel := bounded(t)
+	defer cancel()
+	log, err := c.logs(ctx, "all")
 	if err != nil {
 		t.Fatalf("logs of %s: %v", c.config.Image, err)
 	}
@@ -61,15 +68,29 @@ func (c *Container) exec(ctx context.Context, command []string) (string, int, er
 	if err != nil {
 		return output, 0, err
 	}
-	var ended struct{ ExitCode int }
-	err = c.engine.call(ctx, http.MethodGet, "/exec/"+made.ID+"/json", nil, nil, &ended)
-	return output, ended.ExitCode, err
+	var ended struct {
+		ExitCode int
+		Running  bool
+	}
+	for { // Its output may end before it does.
+		err = c.engine.call(ctx, http.MethodGet, "/exec/"+made.ID+"/json", nil, nil, &ended)
+		if err != nil || !ended.Running {
+			return output, ended.ExitCode, err
+		}
+		select {
+		case <-ctx.Done():
+			return output, 0, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // control is one of the engine's verbs on a container.
 func (c *Container) control(t TB, verb string, query url.Values) {
 	t.Helper()
-	if err := c.engine.call(t.Context(), http.MethodPost, "/containers/"+c.id+"/"+verb, query, nil, nil); err != nil {
+	ctx, cancel := bounded(t)
+	defer cancel()
+	if err := c.engine.call(ctx, http.MethodPost, "/containers/"+c.id+"/"+verb, query, nil, nil); err != nil {
 		t.Fatalf("%s %s: %v", verb, c.config.Image, err)
 	}
 }
@@ -78,8 +99,12 @@ func (c *Container) control(t TB, verb string, query url.Values) {
 // returns the exit code.
 func (c *Container) Stop(t TB, grace time.Duration) (exitCode int) {
 	t.Helper()
-	c.control(t, "stop", url.Values{"t": {strconv.Itoa(int(grace.Round(time.Second).Seconds()))}})
-	s, err := inspect(t.Context(), c.engine, c.id)
+	// The engine counts whole seconds, and none would be SIGKILL at once.
+	c.control(t, "stop", url.Values{"t": {strconv.Itoa(int((grace + time.Second - 1) / time.Second))}})
+	c.forgetAddresses()
+	ctx, cancel := bounded(t)
+	defer cancel()
+	s, err := inspect(ctx, c.engine, c.id)
 	if err != nil {
 		t.Fatalf("look at %s: %v", c.config.Image, err)
 	}
@@ -106,6 +131,8 @@ func (c *Container) wait(ctx context.Context) (int, error) {
 func (c *Container) Restart(t TB) {
 	t.Helper()
 	c.control(t, "stop", url.Values{"t": {"10"}})
+	c.forgetAddresses()
+	c.noteLog(t)
 	ctx, cancel := context.WithTimeout(t.Context(), c.config.StartTimeout)
 	defer cancel()
 	if err := c.start(ctx); err != nil {
@@ -128,18 +155,20 @@ func (c *Container) Signal(t TB, signal string) {
 // AssertLog fails the test if the log does not hold a text within a few seconds.
 func (c *Container) AssertLog(t TB, text string) {
 	t.Helper()
-	err := eventually(t.Context(), 5*time.Second, func() error { return ReadyLog(text)(t.Context(), c) })
+	limit, cancel := bounded(t)
+	defer cancel()
+	err := eventually(limit, 5*time.Second, func(ctx context.Context) error { return c.logHolds(ctx, text, 0) })
 	if err != nil {
 		t.Errorf("%s: %v%s", c.config.Image, err, c.logEnd())
 	}
 }
 
 // eventually asks until there is no error or the time is over; then it returns the last error.
-func eventually(ctx context.Context, limit time.Duration, check func() error) error {
+func eventually(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		err := check()
+		err := check(ctx)
 		if err == nil {
 			return nil
 		}

@@ -73,10 +73,10 @@ func connect() (*engine, error) {
 		return nil, fmt.Errorf("container engine: %w", err)
 	}
 	e.version, e.architecture = "/v"+chooseVersion(version.APIVersion, version.MinAPIVersion), version.Arch
+	e.sweep(ctx) // First: an engine may take its bridge away with the last container in it.
 	if err := e.orient(ctx, host); err != nil {
 		return nil, fmt.Errorf("container engine: %w", err)
 	}
-	e.sweep(ctx)
 	return e, nil
 }
 
@@ -86,7 +86,8 @@ func (e *engine) orient(ctx context.Context, host string) error {
 	switch {
 	case err != nil:
 		return err
-	case isOwnAddress(gateway):
+	// The usual gateway is this machine's own on nearly every machine with Docker, whatever engine is asked.
+	case isOwnAddress(gateway) && isHere(host) && !e.isRootless(ctx):
 		e.listenAt, e.mocks = gateway, gateway
 	case e.findOwnContainer(ctx):
 		e.listenAt, e.mocks = "", mocksName
@@ -103,6 +104,19 @@ func (e *engine) orient(ctx context.Context, host string) error {
 	return nil
 }
 
+// isHere says whether the engine's host is this machine.
+func isHere(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// isRootless says whether the engine's networks are in a namespace of their own.
+func (e *engine) isRootless(ctx context.Context) bool {
+	var info struct{ SecurityOptions []string }
+	err := e.call(ctx, http.MethodGet, "/info", nil, nil, &info)
+	return err == nil && slices.ContainsFunc(info.SecurityOptions, func(option string) bool { return strings.Contains(option, "rootless") })
+}
+
 // bridge asks for the usual network, which Podman calls otherwise, and returns the engine's address in it.
 func (e *engine) bridge(ctx context.Context) (gateway string, err error) {
 	var answer struct {
@@ -110,10 +124,13 @@ func (e *engine) bridge(ctx context.Context) (gateway string, err error) {
 			Config []struct{ Gateway, Subnet string }
 		}
 	}
+	var failures []error
 	for _, e.network = range []string{"bridge", "podman"} {
 		if err = e.call(ctx, http.MethodGet, "/networks/"+e.network, nil, nil, &answer); err == nil {
 			break
 		}
+		failures = append(failures, err)
+		err = errors.Join(failures...)
 	}
 	for _, config := range answer.IPAM.Config {
 		gateway := config.Gateway
@@ -132,9 +149,9 @@ func (e *engine) bridge(ctx context.Context) (gateway string, err error) {
 func dialEngine() (e *engine, host string, err error) {
 	network, address := "unix", ""
 	home, _ := os.UserHomeDir()
-	sockets := []string{
-		"/var/run/docker.sock", filepath.Join(home, ".docker/run/docker.sock"),
-		filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "podman/podman.sock"), "/run/podman/podman.sock",
+	sockets := []string{"/var/run/docker.sock", filepath.Join(home, ".docker/run/docker.sock"), "/run/podman/podman.sock"}
+	if runtime := os.Getenv("XDG_RUNTIME_DIR"); runtime != "" {
+		sockets = append(sockets, filepath.Join(runtime, "docker.sock"), filepath.Join(runtime, "podman/podman.sock"))
 	}
 	if named := os.Getenv("DOCKER_HOST"); named != "" {
 		var ok bool
@@ -142,7 +159,7 @@ func dialEngine() (e *engine, host string, err error) {
 		if !ok || network != "unix" && network != "tcp" {
 			return nil, "", fmt.Errorf("DOCKER_HOST=%q: want unix://PATH or tcp://HOST:PORT", named)
 		}
-	} else if at := slices.IndexFunc(sockets, func(path string) bool { _, err := os.Stat(path); return err == nil }); at >= 0 {
+	} else if at := slices.IndexFunc(sockets, takesConnections); at >= 0 {
 		address = sockets[at]
 	} else {
 		return nil, "", errors.New("no container engine: start Docker or Podman, or set DOCKER_HOST")
@@ -167,6 +184,15 @@ func dialEngine() (e *engine, host string, err error) {
 		}
 	}
 	return &engine{client: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}, host, nil
+}
+
+// takesConnections says whether somebody serves a socket whom this user may ask.
+func takesConnections(socket string) bool {
+	conn, err := net.DialTimeout("unix", socket, time.Second)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
 }
 
 // engineTLS reads ca.pem, cert.pem and key.pem, as Docker's own client does.
@@ -220,12 +246,38 @@ func (e *engine) findOwnContainer(ctx context.Context) bool {
 	}
 	var s state
 	if err := e.call(ctx, http.MethodGet, "/containers/"+url.PathEscape(name)+"/json", nil, nil, &s); err != nil {
-		return false
+		return e.findOwnAddress(ctx)
 	}
 	for _, network := range slices.Sorted(maps.Keys(s.NetworkSettings.Networks)) {
 		if isOwnAddress(s.NetworkSettings.Networks[network].IPAddress) {
 			e.network, e.standIn = network, name
 			return true
+		}
+	}
+	return false
+}
+
+// findOwnAddress finds the test's container by its address and hardware address: CI may have given it another host name.
+func (e *engine) findOwnAddress(ctx context.Context) bool {
+	var listed []struct {
+		ID              string `json:"Id"`
+		NetworkSettings struct {
+			Networks map[string]struct{ IPAddress, MacAddress string }
+		}
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil || e.call(ctx, http.MethodGet, "/containers/json", nil, nil, &listed) != nil {
+		return false
+	}
+	for _, container := range listed {
+		for name, network := range container.NetworkSettings.Networks {
+			same := func(i net.Interface) bool {
+				return network.MacAddress != "" && i.HardwareAddr.String() == network.MacAddress
+			}
+			if isOwnAddress(network.IPAddress) && slices.ContainsFunc(interfaces, same) {
+				e.network, e.standIn = name, container.ID
+				return true
+			}
 		}
 	}
 	return false
@@ -340,7 +392,8 @@ func demultiplex(stream io.Reader, limit int64) (string, error) {
 			return text.String(), err
 		}
 		if int64(text.Len()) > limit {
-			return text.String(), nil
+			_, err := io.Copy(io.Discard, stream) // To its end: who asks may wait for that.
+			return text.String(), err
 		}
 	}
 }

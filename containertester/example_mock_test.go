@@ -44,6 +44,16 @@ func ExampleMockApTLS() {
 	// Output: true true
 }
 
+func ExampleMocksHost() {
+	t := examples
+	authority := tester.NewAuthority(t)
+	// Containers that verify find the mock under the name that its certificate has.
+	app := tester.StartMockAP(t, tester.MockApTLS(authority.Issue(t, tester.MocksHost(t))))
+	host, _, err := net.SplitHostPort(app.Host())
+	fmt.Println(host == tester.MocksHost(t), err)
+	// Output: true <nil>
+}
+
 func ExampleMockAP_AssertReceived() {
 	t, app, nginx := example()
 	nginx.AssertHttp(t, http.MethodPost, tester.Path("/buy"), tester.Host("shop.example"), tester.WithBody("n=1"))

@@ -1,6 +1,7 @@
 package tester
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -149,7 +150,16 @@ func CookieHTTPOnly() CookieIs {
 
 // CookieMaxAge wants an age.
 func CookieMaxAge(age time.Duration) CookieIs {
-	return func(c *http.Cookie) error { return want("Max-Age", c.MaxAge, int(age.Seconds())) }
+	return func(c *http.Cookie) error {
+		got := c.MaxAge
+		switch { // net/http has -1 for an age of zero, and zero for none.
+		case got == 0:
+			return errors.New("there is no Max-Age")
+		case got < 0:
+			got = 0
+		}
+		return want("Max-Age", got, int(age.Seconds()))
+	}
 }
 
 // CookieSameSite wants an attribute SameSite.
@@ -210,6 +220,9 @@ func ExpectedChain(roots *x509.CertPool) HTTPOption {
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 			return errors.New("there is no certificate; add WithTLS")
 		}
+		if r.TLS.ServerName == "" {
+			return errors.New("the request named no server, so that nothing says for which name the chain must be; say it in WithTLS")
+		}
 		others := x509.NewCertPool()
 		for _, certificate := range r.TLS.PeerCertificates[1:] {
 			others.AddCert(certificate)
@@ -242,8 +255,8 @@ func ExpectedNoAnswer() HTTPOption { return func(c *httpCall) { c.noAnswer = tru
 func AssertEventually(t TB, limit time.Duration, assertions func(TB)) {
 	t.Helper()
 	var failures []string
-	if err := eventually(t.Context(), limit, func() error {
-		try := &probe{TB: t, context: t.Context()}
+	if err := eventually(t.Context(), limit, func(ctx context.Context) error {
+		try := &probe{TB: t, context: ctx}
 		try.run(func() { assertions(try) })
 		if failures = try.failures; len(failures) > 0 {
 			return errors.New("it fails")

@@ -53,17 +53,29 @@ func (r *Response) String() string {
 // Path of the request; "/" otherwise. It may have a query.
 func Path(path string) HTTPOption { return func(c *httpCall) { c.path = path } }
 
-// Host is the Host header of the request, and with TLS the server name.
+// Host is the Host header of the request; WithTLS says the server name.
 func Host(host string) HTTPOption { return func(c *httpCall) { c.host = host } }
 
 // WithHeader adds a header to the request.
 func WithHeader(name, value string) HTTPOption {
-	return func(c *httpCall) { c.header.Add(name, value) }
+	return func(c *httpCall) {
+		if http.CanonicalHeaderKey(name) == "Host" { // It is no header to net/http.
+			c.host = value
+			return
+		}
+		c.header.Add(name, value)
+	}
 }
 
 // WithCookie adds a cookie to the request.
 func WithCookie(name, value string) HTTPOption {
-	return func(c *httpCall) { c.header.Add("Cookie", (&http.Cookie{Name: name, Value: value}).String()) }
+	return func(c *httpCall) {
+		pair := (&http.Cookie{Name: name, Value: value}).String()
+		if before := c.header.Get("Cookie"); before != "" { // One line for all (RFC 6265, 5.4).
+			pair = before + "; " + pair
+		}
+		c.header.Set("Cookie", pair)
+	}
 }
 
 // WithBody is the body of the request.
@@ -109,10 +121,12 @@ func (c *Container) AssertHttp(t TB, method string, options ...HTTPOption) *Resp
 	t.Helper()
 	call := newCall(method, c.port, options)
 	var response *Response
-	try := func() (err error) {
-		response, err = call.do(t.Context(), c.Address(call.port))
+	try := func(ctx context.Context) (err error) {
+		response, err = call.do(ctx, c.Address(call.port))
 		switch {
-		case call.noAnswer && response == nil:
+		case call.noAnswer && (errors.Is(err, errNotSent) || t.Context().Err() != nil):
+			return err
+		case call.noAnswer && err != nil:
 			return nil
 		case call.noAnswer:
 			return errors.New("there is an answer, want none")
@@ -125,7 +139,7 @@ func (c *Container) AssertHttp(t TB, method string, options ...HTTPOption) *Resp
 	if call.eventually > 0 {
 		err = eventually(t.Context(), call.eventually, try)
 	} else {
-		err = try()
+		err = try(t.Context())
 	}
 	if err != nil {
 		t.Errorf("%s", c.report(call.describe(), response, err))
@@ -187,10 +201,13 @@ func (s statusChecked) Error() string        { return fmt.Sprint(s.err) }
 func (s statusChecked) Unwrap() error        { return s.err }
 func (s statusChecked) Is(target error) bool { return target == errStatusChecked }
 
+// errNotSent says that there was nothing to get an answer to.
+var errNotSent = errors.New("the request cannot be sent")
+
 // do sends the request once.
 func (h *httpCall) do(ctx context.Context, address string) (*Response, error) {
 	if address == "" {
-		return nil, fmt.Errorf("the container has no port %d; name it in Ports", h.port)
+		return nil, fmt.Errorf("%w: the container has no port %d, or does not run; name the port in Ports", errNotSent, h.port)
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
@@ -200,7 +217,7 @@ func (h *httpCall) do(ctx context.Context, address string) (*Response, error) {
 	}
 	request, err := http.NewRequestWithContext(ctx, h.method, scheme+"://"+address+h.path, strings.NewReader(h.body))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
 	request.Header = h.header.Clone()
 	request.Host = h.host

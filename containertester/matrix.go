@@ -11,13 +11,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Matrix is which values variables of the environment can have. A value that is Unset leaves the variable
 // out.
 type Matrix map[string][]string
 
-// Unset in a Matrix means that the variable is not set at all.
+// Unset, in a Matrix or an Environment, means that the variable is not set at all, whatever the image says.
 const Unset = "\x00unset"
 
 // Pairs returns sets of values such that every pair of values of two variables is in one of them at least
@@ -126,11 +127,12 @@ func RunMatrix(t TB, config ContainerConfig, matrix Matrix, test func(TB, *Conta
 	}
 	group.Wait()
 	told := map[string]bool{}
+	enough := time.Now().Add(shrinkTime)
 	for _, set := range sets {
 		if run.try(set).failed == "" {
 			continue
 		}
-		smallest := run.shrink(set)
+		smallest := run.shrink(set, enough)
 		line := repeatLine(config, smallest)
 		if !told[line] {
 			told[line] = true
@@ -161,11 +163,7 @@ func (r *matrixRun) try(set map[string]string) *result {
 		config.Environment = map[string]string{}
 	}
 	for name, value := range set {
-		if value == Unset {
-			delete(config.Environment, name)
-		} else {
-			config.Environment[name] = value
-		}
+		config.Environment[name] = value
 	}
 	key := hashOf(config)
 	r.mu.Lock()
@@ -192,10 +190,17 @@ func hashOf(config ContainerConfig) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// shrinkTime bounds how long all failures together are made smaller: an image that is never ready takes a minute for
+// each try.
+const shrinkTime = 2 * time.Minute
+
 // shrink leaves out one variable after the other as long as what is left fails.
-func (r *matrixRun) shrink(set map[string]string) map[string]string {
+func (r *matrixRun) shrink(set map[string]string, enough time.Time) map[string]string {
 	smallest := maps.Clone(set)
 	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if time.Now().After(enough) {
+			break
+		}
 		without := maps.Clone(smallest)
 		delete(without, name)
 		if r.try(without).failed != "" {
@@ -256,8 +261,12 @@ func (p *probe) run(test func()) {
 
 func (p *probe) Helper()                  {}
 func (p *probe) Context() context.Context { return p.context }
-func (p *probe) Cleanup(clean func())     { p.cleanups = append(p.cleanups, clean) }
-func (p *probe) Failed() bool             { p.mu.Lock(); defer p.mu.Unlock(); return len(p.failures) > 0 }
+func (p *probe) Cleanup(clean func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cleanups = append(p.cleanups, clean)
+}
+func (p *probe) Failed() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.failures) > 0 }
 func (p *probe) Errorf(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,6 +1,7 @@
 package tester
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"fmt"
@@ -176,6 +177,17 @@ func reset(conn net.Conn) {
 	_ = conn.Close()
 }
 
+// MocksHost is the name or address at which containers find all mocks, to be put into certificates of TLS mocks. It is an
+// address where containers reach this process directly.
+func MocksHost(t TB) string {
+	t.Helper()
+	e, err := theEngine()
+	if err != nil {
+		t.Fatalf("find the mocks: %v", err)
+	}
+	return e.mocks
+}
+
 // Host is the mock's address for containers, as host:port.
 func (l *Listener) Host() string { return net.JoinHostPort(l.engine.mocks, strconv.Itoa(l.Port())) }
 
@@ -226,7 +238,7 @@ func (l *Listener) Up(t TB) {
 		return
 	}
 	// The port is free again in a moment, if it is not yet.
-	if err := eventually(t.Context(), 5*time.Second, l.listen); err != nil {
+	if err := eventually(t.Context(), 5*time.Second, func(context.Context) error { return l.listen() }); err != nil {
 		t.Fatalf("mock up again: %v", err)
 	}
 }
@@ -240,9 +252,12 @@ func (l *Listener) Reset(t TB) { t.Helper(); l.set(resets) }
 // set changes what new connections meet, and ends those that are open.
 func (l *Listener) set(f fault) {
 	l.mu.Lock()
+	var open []net.Conn
+	if f != works || l.fault != works { // Else nobody is stuck, and what goes on may go on.
+		open = slices.Collect(maps.Keys(l.conns))
+		clear(l.conns)
+	}
 	l.fault = f
-	open := slices.Collect(maps.Keys(l.conns))
-	clear(l.conns)
 	l.mu.Unlock()
 	for _, conn := range open {
 		reset(conn)
@@ -254,5 +269,6 @@ func (l *Listener) Close(t TB) { t.Helper(); l.close() }
 
 func (l *Listener) close() {
 	l.unlisten()
+	l.set(resets) // Nobody keeps a connection.
 	l.set(works)
 }

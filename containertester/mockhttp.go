@@ -28,7 +28,11 @@ type MockAP struct {
 type Request struct {
 	Method, Host, Path, Query string
 	Header                    http.Header
-	Body                      string
+	// Target is the request's as it came, not decoded.
+	Target string
+	Body   string
+	// Truncated says that the body was longer than what is kept of it, 1 MiB.
+	Truncated bool
 	// ServerName that a TLS client asked for.
 	ServerName string
 }
@@ -111,10 +115,11 @@ func MockApThen(options ...MockApOption) MockApOption {
 	return func(s *mockSetup) { s.mock.add(s.path, options...) }
 }
 
-// MockApTLS makes the mock speak TLS with these certificates, each for its names.
+// MockApTLS makes the mock speak TLS with these certificates, each for its names. A container that verifies them calls the
+// mock by one of these names; MocksHost is the one in Host and URL.
 func MockApTLS(certificates ...Certificate) MockApOption {
 	return func(s *mockSetup) {
-		s.mock.tls = &tls.Config{NextProtos: []string{"http/1.1"}} //nolint:gosec // Old clients are tested, too.
+		s.mock.tls = &tls.Config{NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
 		for _, certificate := range certificates {
 			s.mock.tls.Certificates = append(s.mock.tls.Certificates, certificate.pair)
 		}
@@ -171,9 +176,12 @@ const maxBody = 1 << 20
 func (m *MockAP) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
 	_, _ = io.Copy(&body, io.LimitReader(r.Body, maxBody))
+	more := make([]byte, 1)
+	extra, _ := io.ReadFull(r.Body, more)
 	m.mu.Lock()
 	m.received = append(m.received, Request{
 		Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery, Header: r.Header.Clone(), Body: body.String(),
+		Target: r.RequestURI, Truncated: extra > 0,
 		ServerName: serverName(r),
 	})
 	chosen, status, delay := m.choose(r.URL.Path), m.status, m.delay
@@ -188,10 +196,11 @@ func (m *MockAP) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if chosen.handler != nil {
-		r.Body = io.NopCloser(&body)
+		r.Body = io.NopCloser(io.MultiReader(&body, bytes.NewReader(more[:extra]), r.Body))
 		chosen.handler(w, r)
 		return
 	}
+	_, _ = io.Copy(io.Discard, r.Body) // Else the connection would end in the middle of an upload.
 	for name, values := range chosen.header {
 		w.Header()[name] = values
 	}
@@ -220,11 +229,14 @@ func (m *MockAP) Fail(t TB, status int) { t.Helper(); m.change(func() { m.status
 // Slow makes every answer take this much longer, until Recover.
 func (m *MockAP) Slow(t TB, delay time.Duration) { t.Helper(); m.change(func() { m.delay = delay }) }
 
+// Up is Recover.
+func (m *MockAP) Up(t TB) { t.Helper(); m.Recover(t) }
+
 // Recover ends Fail, Slow, Down, Refuse, Hang and Reset.
 func (m *MockAP) Recover(t TB) {
 	t.Helper()
 	m.change(func() { m.status, m.delay = 0, 0 })
-	m.Up(t)
+	m.Listener.Up(t)
 }
 
 func (m *MockAP) change(edit func()) {

@@ -53,11 +53,25 @@ func ReadyHTTP(port int, path string) Ready {
 // ReadyLog waits until the log holds a text.
 func ReadyLog(text string) Ready {
 	return func(ctx context.Context, c *Container) error {
-		log, err := c.logs(ctx, "all")
-		if err == nil && !strings.Contains(log, text) {
-			err = fmt.Errorf("the log does not say %q", text)
-		}
-		return err
+		return c.logHolds(ctx, text, int(c.logSeen.Load()))
+	}
+}
+
+// logHolds looks for a text in the log, behind what was there before.
+func (c *Container) logHolds(ctx context.Context, text string, before int) error {
+	log, err := c.logs(ctx, "all")
+	if err == nil && !strings.Contains(log[min(before, len(log)):], text) {
+		err = fmt.Errorf("the log does not say %q", text)
+	}
+	return err
+}
+
+// noteLog has ReadyLog look at nothing that was written before now.
+func (c *Container) noteLog(t TB) {
+	ctx, cancel := bounded(t)
+	defer cancel()
+	if log, err := c.logs(ctx, "all"); err == nil {
+		c.logSeen.Store(int64(len(log)))
 	}
 }
 

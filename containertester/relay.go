@@ -51,7 +51,7 @@ func startRelay(ctx context.Context, e *engine) (*relay, error) {
 	r.id, err = e.create(ctx, map[string]any{
 		"Image": image, "Env": []string{"RELAY_TOKEN=" + r.token},
 		"ExposedPorts": map[string]any{"1/tcp": map[string]any{}}, "Labels": map[string]string{ownerLabel: owner()},
-		"HostConfig": map[string]any{"AutoRemove": true, "PublishAllPorts": true, "NetworkMode": e.network},
+		"HostConfig": map[string]any{"AutoRemove": true, "PortBindings": e.publish([]int{1}), "NetworkMode": e.network},
 	})
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func startRelay(ctx context.Context, e *engine) (*relay, error) {
 	for name := range s.NetworkSettings.Networks { // There is one, which Podman calls otherwise than it is asked for.
 		e.network = name
 	}
-	if err := eventually(ctx, 10*time.Second, func() (err error) {
+	if err := eventually(ctx, 10*time.Second, func(ctx context.Context) (err error) {
 		r.hold, _, err = r.ask(ctx, "hold", 0)
 		return err
 	}); err != nil {
@@ -120,8 +120,12 @@ func (r *relay) ask(ctx context.Context, verb string, number int) (conn net.Conn
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := fmt.Fprintf(conn, "%s %s %d\n", r.token, verb, number); err != nil || verb == "take" {
-		return conn, nil, err
+	if _, err := fmt.Fprintf(conn, "%s %s %d\n", r.token, verb, number); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	if verb == "take" {
+		return conn, nil, nil
 	}
 	answer = bufio.NewReader(conn)
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))

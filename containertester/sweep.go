@@ -3,6 +3,7 @@ package tester
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -48,7 +50,10 @@ func isLeft(label string, made time.Time) bool {
 		return time.Since(made) > forgotten
 	}
 	pid, err := strconv.Atoi(theirs[2])
-	return err == nil && startOf(pid) != theirs[3]
+	if start := startOf(pid); err != nil || start != "" {
+		return err == nil && start != theirs[3]
+	}
+	return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) // Other users' processes may be hidden.
 }
 
 // left are the IDs of what killed tests have left.
@@ -88,6 +93,12 @@ func (e *engine) sweep(ctx context.Context) {
 		_ = e.remove(ctx, id)
 	}
 	for _, id := range networks {
+		var network struct{ Containers map[string]struct{} }
+		if e.call(ctx, http.MethodGet, "/networks/"+id, nil, nil, &network) == nil {
+			for container := range network.Containers { // The test's own one, which outlives the test.
+				_ = e.call(ctx, http.MethodPost, "/networks/"+id+"/disconnect", nil, map[string]any{"Container": container, "Force": true}, nil)
+			}
+		}
 		_ = e.call(ctx, http.MethodDelete, "/networks/"+id, nil, nil, nil)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -298,4 +299,68 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	examples.end()
 	os.Exit(code)
+}
+
+// TestNoAnswerNeedsAQuestion: what was never sent has no answer, and says nothing of the container.
+func TestNoAnswerNeedsAQuestion(t *testing.T) {
+	t.Parallel()
+	app := tester.StartMockAP(t)
+	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": app.Host()}})
+	for _, option := range []tester.HTTPOption{tester.OnPort(81), tester.Path("no-slash")} {
+		fake := &recording{}
+		nginx.AssertHttpGet(fake, option, tester.ExpectedNoAnswer())
+		if !fake.Failed() {
+			t.Error("a request that cannot be sent passed for one without an answer")
+		}
+	}
+	nginx.Stop(t, time.Second)
+	if address := nginx.Address(8080); address != "" {
+		t.Errorf("a container that was stopped is said to be at %s", address)
+	}
+}
+
+// TestRestartWaitsForItsOwnLog: what the log held before a restart does not count.
+func TestRestartWaitsForItsOwnLog(t *testing.T) {
+	t.Parallel()
+	app := tester.StartMockAP(t)
+	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image, Ready: tester.ReadyLog("start worker process"),
+		Environment: map[string]string{"APP_SERVER": app.Host()}})
+	before := strings.Count(nginx.Logs(t), "start worker process")
+	nginx.Restart(t)
+	if after := strings.Count(nginx.Logs(t), "start worker process"); after <= before {
+		t.Errorf("ready after a restart with %d lines as before", after)
+	}
+}
+
+// TestUnset takes a variable of the image away.
+func TestUnset(t *testing.T) {
+	t.Parallel()
+	app := tester.StartMockAP(t)
+	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": app.Host(), "PATH": tester.Unset}})
+	if output, _ := nginx.Exec(t, "/bin/sh", "-c", "env"); strings.Contains(output, "tester") || strings.Contains(output, "\x00") {
+		t.Errorf("the environment holds %q", output)
+	}
+}
+
+// TestLongBodies: a mock reads all of an upload, keeps a part and says so; its handler gets the whole.
+func TestLongBodies(t *testing.T) {
+	t.Parallel()
+	whole := int64(0)
+	app := tester.StartMockAP(t, tester.MockApPath("/handler", tester.MockApHandler(func(_ http.ResponseWriter, r *http.Request) {
+		whole, _ = io.Copy(io.Discard, r.Body)
+	})))
+	for _, path := range []string{"/", "/handler"} {
+		app.Forget()
+		response, err := http.Post(app.URL()+path, "text/plain", strings.NewReader(strings.Repeat("x", 3<<20)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if got := app.Received(); len(got) != 1 || !got[0].Truncated || len(got[0].Body) != 1<<20 {
+			t.Errorf("%s: %d requests", path, len(got))
+		}
+	}
+	if whole != 3<<20 {
+		t.Errorf("the handler got %d bytes", whole)
+	}
 }
