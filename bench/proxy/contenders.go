@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"flag"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -28,10 +30,10 @@ func contenders(s settings) []contender {
 		{"haproxy", prepareHAProxy},
 		{"reverseproxy", prepareReverseProxy},
 		{"ours", func(w *world, plain, secure int) (*exec.Cmd, error) {
-			return prepareOurs(w, plain, secure, "ours", bareConfig, s.profile)
+			return prepareOurs(w, plain, secure, "ours", bareConfig)
 		}},
 		{"ours_filters", func(w *world, plain, secure int) (*exec.Cmd, error) {
-			return prepareOurs(w, plain, secure, "filters", filtersConfig(), "")
+			return prepareOurs(w, plain, secure, "filters", filtersConfig())
 		}},
 	}
 	if s.caddy != "" {
@@ -162,19 +164,19 @@ routes:
 	return b.String()
 }
 
-func prepareOurs(w *world, plain, secure int, name, config, profile string) (*exec.Cmd, error) {
+func prepareOurs(w *world, plain, secure int, name, config string) (*exec.Cmd, error) {
 	program, err := w.ours()
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("admin: 127.0.0.1:0\nhttps: {address: \"127.0.0.1:%d\", certificate: %s/pair.pem, key: %[2]s/pair.pem}\nhttp: {address: \"127.0.0.1:%[3]d\", mode: serve}\n",
-		secure, w.folder, plain) + "limits: {connectionAge: 1h}\n" + strings.ReplaceAll(config, "UPSTREAM", fmt.Sprint(w.upstream))
-	path, err := w.write(name+".yaml", text)
-	command := exec.Command(program, "--config", path) //nolint:noctx,gosec // It is killed at the end.
-	if profile != "" {
-		command.Env = append(os.Environ(), "SHOPSET_CPU_PROFILE="+profile)
+	w.admin, err = freePort()
+	if err != nil {
+		return nil, err
 	}
-	return command, err
+	text := fmt.Sprintf("admin: 127.0.0.1:%[4]d\nhttps: {address: \"127.0.0.1:%[1]d\", certificate: %[2]s/pair.pem, key: %[2]s/pair.pem}\nhttp: {address: \"127.0.0.1:%[3]d\", mode: serve}\n",
+		secure, w.folder, plain, w.admin) + "limits: {connectionAge: 1h}\n" + strings.ReplaceAll(config, "UPSTREAM", fmt.Sprint(w.upstream))
+	path, err := w.write(name+".yaml", text)
+	return exec.Command(program, "--config", path), err //nolint:noctx,gosec // It is killed at the end.
 }
 
 func prepareReverseProxy(w *world, plain, secure int) (*exec.Cmd, error) {
@@ -198,14 +200,15 @@ func reverseProxy(args []string) error {
 		Rewrite:    func(r *httputil.ProxyRequest) { r.SetURL(target); r.SetXForwarded() },
 		Transport:  &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
 		BufferPool: &pool{},
+		ErrorLog:   log.New(io.Discard, "", 0),
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13}}
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *plain))
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13}}
+	open, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *plain))
 	if err != nil {
 		return err
 	}
-	go func() { _ = server.Serve(listener) }()
-	listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *secure))
+	go func() { _ = server.Serve(open) }()
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *secure))
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&s.cases, "cases", "", "these cases alone, with commas")
 	flag.StringVar(&s.caddy, "caddy", "", "the program caddy; it is left out when empty")
 	flag.StringVar(&s.traefik, "traefik", "", "the program traefik; it is left out when empty")
-	flag.StringVar(&s.profile, "profile", "", "a file for the profile of ours in the first case; wants --only ours")
+	flag.StringVar(&s.profile, "profile", "", "begin of the names of files for CPU profiles; wants --only ours")
 	flag.Parse()
 	w, err := newWorld(ctx)
 	if err != nil {

@@ -10,8 +10,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +32,7 @@ import (
 type world struct {
 	folder   string
 	upstream int
+	admin    int // port of ours
 	command  *exec.Cmd
 }
 
@@ -110,7 +113,8 @@ func (w *world) ours() (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	build := exec.Command("go", "build", "-o", path, "github.com/shopset/shopset/cmd/shopset-proxy") //nolint:noctx,gosec // It takes seconds.
+	build := exec.Command("go", "build", "-o", path, "./cmd/shopset-proxy") //nolint:noctx,gosec // It takes seconds.
+	build.Dir = ".."                                                        // The module of the repository: its dependencies are none of this one's.
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, output)
 	}
@@ -198,6 +202,9 @@ func (w *world) contend(ctx context.Context, s settings, c contender, wanted fun
 			address = fmt.Sprintf("https://127.0.0.1:%d%s", secure, l.path)
 		}
 		best := result{}
+		if s.profile != "" {
+			go w.profile(s, l)
+		}
 		for range s.rounds {
 			r, err := measure(ctx, s, l, address)
 			if err != nil {
@@ -212,6 +219,20 @@ func (w *world) contend(ctx context.Context, s settings, c contender, wanted fun
 			figure{l.name, "rss_mib", rss(command.Process.Pid), "MiB"})
 	}
 	return figures, nil
+}
+
+// profile keeps a CPU profile of ours while it is measured.
+func (w *world) profile(s settings, l load) {
+	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/profile?seconds=%.0f", w.admin, s.duration.Seconds()-1)) //nolint:noctx // It ends by itself.
+	if err != nil {
+		report.Say("profile: %v", err)
+		return
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err := errors.Join(err, os.WriteFile(s.profile+"."+l.name, content, 0o600)); err != nil {
+		report.Say("profile: %v", err)
+	}
 }
 
 // rss is the memory of a process and its children, which share none.
