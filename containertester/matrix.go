@@ -18,7 +18,7 @@ import (
 // out.
 type Matrix map[string][]string
 
-// Unset, in a Matrix or an Environment, means that the variable is not set at all, whatever the image says.
+// Unset in a Matrix or an Environment means that the variable is not set at all, whatever the image says.
 const Unset = "\x00unset"
 
 // Pairs returns sets of values such that every pair of values of two variables is in one of them at least

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -51,10 +50,6 @@ type exchange struct {
 	bytes  int64
 }
 
-type exchangeKey struct{}
-
-func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
-
 func newExchange(w http.ResponseWriter, r *http.Request, limits *Limits) *exchange {
 	e := &exchange{
 		ResponseWriter: w, control: http.NewResponseController(w), limits: limits,
@@ -63,7 +58,7 @@ func newExchange(w http.ResponseWriter, r *http.Request, limits *Limits) *exchan
 	if r.TLS == nil && e.conn != nil && e.conn.tls != nil {
 		r.TLS = e.conn.tls
 	}
-	e.request = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
+	e.request = r
 	if r.Body != nil && r.Body != http.NoBody {
 		e.body = &clientBody{exchange: e, source: r.Body, end: e.start.Add(limits.BodyTimeout), left: int64(limits.BodyBytes)}
 		e.request.Body = e.body

@@ -255,7 +255,7 @@ func TestEndpoints(t *testing.T) {
 		t.Errorf("the busiest got %d of 4000", n)
 	}
 	all[0].active.Store(0)
-	for range *new(5) {
+	for range 5 {
 		u.judge(all[1], true)
 	}
 	if n := count()[all[1]]; n != 0 {

@@ -186,7 +186,10 @@ func (p *pipeline) respond(e *exchange, response *http.Response) {
 		e.compress(response)
 	}
 	e.WriteHeader(response.StatusCode)
-	body := newStallGuard(e, response.Body, e.role.config.StallTimeout)
+	body := response.Body
+	if _, guarded := body.(*directBody); !guarded {
+		body = newStallGuard(e, body, e.role.config.StallTimeout)
+	}
 	defer body.Close()
 	if err := p.copyBody(e, body, response, copied); err != nil {
 		if copied != nil {
@@ -322,10 +325,10 @@ func (p *pipeline) failed(e *exchange, response *http.Response, err error) {
 		e.failure = strconv.Itoa(status)
 	} else {
 		e.problem, e.failure = err, reasonOf(err)
-		switch {
-		case e.failure == "timeout":
+		switch e.failure {
+		case "timeout":
 			status = http.StatusGatewayTimeout
-		case e.failure == "full" || e.failure == "open":
+		case "full", "open":
 			status = http.StatusServiceUnavailable
 			e.Header().Set("Retry-After", "1")
 		}

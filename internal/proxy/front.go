@@ -77,12 +77,13 @@ func (f *front) serve() error {
 		servers++
 		go func() { ended <- f.two.Serve(f.twoQ) }()
 	}
-	err := f.accept()
+	f.accept()
 	f.shaking.Wait() // Each ends in time.
 	f.oneQ.Close()
 	if f.two != nil {
 		f.twoQ.Close()
 	}
+	var err error
 	for range servers {
 		if failure := <-ended; failure != nil && !errors.Is(failure, http.ErrServerClosed) && !errors.Is(failure, net.ErrClosed) {
 			err = failure
@@ -91,7 +92,7 @@ func (f *front) serve() error {
 	return err
 }
 
-func (f *front) accept() error {
+func (f *front) accept() {
 	pause := 5 * time.Millisecond
 	for {
 		conn, err := f.listener.Accept()
@@ -100,7 +101,7 @@ func (f *front) accept() error {
 			pause = 5 * time.Millisecond
 			f.hand(conn.(*clientConn))
 		case errors.Is(err, net.ErrClosed):
-			return nil
+			return
 		default: // Out of files, mostly: it passes.
 			slog.Warn("a connection was not accepted", "port", f.name, "error", err)
 			time.Sleep(pause)

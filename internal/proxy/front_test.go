@@ -343,13 +343,13 @@ func TestWebSocketKeepsItsBytes(t *testing.T) {
 	})
 	e := start(t, toShop(shop.URL))
 	for _, address := range []string{e.http, "http://" + e.Addresses()[0].String()} {
-		var conn net.Conn = raw(t, address, "")
+		conn := raw(t, address, "")
 		if address != e.http {
 			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 		}
 		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
 		reader := bufio.NewReader(conn)
-		response, err := http.ReadResponse(reader, nil)
+		response, err := http.ReadResponse(reader, nil) //nolint:bodyclose // It has none.
 		if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
 			t.Fatalf("%v %v", response, err)
 		}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/shopset/shopset/internal/certstore"
@@ -32,7 +30,7 @@ type pipeline struct {
 	tunnels          *tunnels
 	buffers          *bufferPool
 	metrics          *metrics
-	accessLog        *slog.Logger // nil when nothing is to be logged
+	accessLog        *accessLog // nil when nothing is to be logged
 	draining         func() bool
 	// bodyLimit is the most that any role takes.
 	bodyLimit int64
@@ -166,59 +164,9 @@ func (p *pipeline) finish(e *exchange) {
 	elapsed := time.Since(e.start)
 	p.metrics.observe(e, elapsed)
 	if p.accessLog != nil && p.logged(e) {
-		p.accessLog.LogAttrs(context.Background(), slog.LevelInfo, "request", accessLine(e, elapsed)...)
+		p.accessLog.write(e, elapsed)
 	}
 	if broken != nil {
 		panic(broken) // net/http ends the connection; the client must not take the answer for whole
 	}
-}
-
-// logged says whether an exchange is one of those that are written: all that went wrong, and a share of the others.
-func (p *pipeline) logged(e *exchange) bool {
-	return e.status >= http.StatusInternalServerError || e.problem != nil || p.config.AccessLogShare >= 1 ||
-		rand.Float64() < p.config.AccessLogShare //nolint:gosec // No secret.
-}
-
-// accessLine is what the access log says of an exchange. Queries, cookies and authorization stay
-// out: they hold keys.
-func accessLine(e *exchange, elapsed time.Duration) []slog.Attr {
-	r := e.request
-	line := []slog.Attr{
-		slog.String("client", e.client.String()),
-		slog.String("host", r.Host),
-		slog.String("method", r.Method),
-		slog.String("path", r.URL.Path),
-		slog.String("proto", r.Proto),
-		slog.Bool("tls", r.TLS != nil),
-		slog.Int("status", e.status),
-		slog.Int64("bytes", e.bytes),
-		slog.Float64("ms", float64(elapsed.Microseconds())/1000),
-		slog.String("agent", strings.ToValidUTF8(r.UserAgent(), "?")),
-	}
-	optional := func(name, value string) {
-		if value != "" {
-			line = append(line, slog.String(name, value))
-		}
-	}
-	optional("id", e.requestID)
-	optional("shop", e.shop())
-	if e.role != nil {
-		optional("role", e.role.name)
-	}
-	optional("endpoint", e.endpoint)
-	optional("fallback", e.fallback)
-	optional("refused", e.refused)
-	if e.joined {
-		line = append(line, slog.Bool("joined", true))
-	}
-	if e.retried {
-		line = append(line, slog.Bool("retried", true))
-	}
-	if e.failure != "" {
-		line = append(line, slog.String("failure", e.failure))
-	}
-	if e.problem != nil {
-		line = append(line, slog.String("error", e.problem.Error()))
-	}
-	return line
 }

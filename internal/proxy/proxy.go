@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -28,7 +27,7 @@ type Proxy struct {
 	connections connections
 	tunnels     tunnels
 	metrics     *metrics
-	accessLog   *slog.Logger
+	accessLog   *accessLog
 	fronts      []*front
 	draining    atomic.Bool
 	current     atomic.Pointer[pipeline]
@@ -70,7 +69,7 @@ func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, erro
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.metrics = newMetrics(adminServer.Registry(), &p.connections, config.TopShops)
 	if config.AccessLog {
-		p.accessLog = slog.New(slog.NewJSONHandler(log, nil))
+		p.accessLog = newAccessLog(log)
 	}
 	if err := p.open(adminServer.Registry()); err != nil {
 		p.closeAll()
@@ -319,6 +318,9 @@ func (p *Proxy) closeAll() {
 		closeIt()
 	}
 	p.beside.Wait()
+	if p.accessLog != nil {
+		p.accessLog.flush()
+	}
 	if last := p.current.Load(); last != nil {
 		last.retire()
 	}

@@ -88,7 +88,7 @@ func newRole(name string, config Role, retried func()) (*role, error) {
 // close ends what is idle; requests under way end by themselves.
 func (r *role) close() {
 	for _, u := range r.upstreams {
-		u.idle()
+		u.close()
 	}
 }
 
@@ -145,11 +145,17 @@ func (r *role) once(e *exchange, request *http.Request, u *upstream, target *end
 		// then it can be sent once more.
 		attempt.Body = keptBody{e.body}
 	}
-	ctx := httptrace.WithClientTrace(request.Context(), &httptrace.ClientTrace{Got1xxResponse: e.interim})
 	target.active.Add(1)
 	e.atEnd(func() { target.active.Add(-1) })
 	e.interims.open()
-	response, err := u.transport.RoundTrip(attempt.WithContext(ctx))
+	var response *http.Response
+	var err error
+	if u.direct != nil && request.Body == nil && safe(request.Method) && request.Header["Upgrade"] == nil {
+		response, err = u.direct.roundTrip(e, &attempt, target.address)
+	} else {
+		ctx := httptrace.WithClientTrace(request.Context(), &httptrace.ClientTrace{Got1xxResponse: e.interim})
+		response, err = u.transport.RoundTrip(attempt.WithContext(ctx))
+	}
 	e.interims.close()
 	if e.request.Context().Err() == nil && (e.body == nil || e.body.failed() == nil) {
 		u.judge(target, err != nil || response.StatusCode >= 502 && response.StatusCode <= 504)

@@ -116,7 +116,7 @@ func (s *store) serveStale(p *pipeline, e *exchange, limit time.Duration) bool {
 		return false
 	}
 	p.fellBack(e, "stored")
-	p.respond(e, found.response(e.request))
+	p.respond(e, found.response(e.request)) //nolint:bodyclose // respond closes it.
 	return true
 }
 
@@ -163,7 +163,7 @@ func (s *store) join(p *pipeline, e *exchange) (done bool) {
 	}
 	e.joined = true
 	p.metrics.joined.WithLabelValues(e.role.name).Inc()
-	p.respond(e, flight.page.response(e.request))
+	p.respond(e, flight.page.response(e.request)) //nolint:bodyclose // respond closes it.
 	return true
 }
 

@@ -30,8 +30,8 @@ type upstream struct {
 	weight    int
 	config    Upstream
 	health    Health
-	transport http.RoundTripper
-	idle      func() // closes idle connections
+	transport *http.Transport
+	direct    *direct // nil where http.Transport does everything
 	endpoints atomic.Pointer[[]*endpoint]
 	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
 }
@@ -73,7 +73,10 @@ func newUpstream(role *Role, config Upstream, local bool) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.transport, u.idle = transport, transport.CloseIdleConnections
+	u.transport = transport
+	if base.Scheme == "http" && config.Protocol == ProtocolHTTP1 {
+		u.direct = newDirect(role, transport.DialContext)
+	}
 	return u, nil
 }
 
@@ -112,7 +115,7 @@ func newTransport(role *Role, config Upstream, base *url.URL, local bool) (*http
 			if err != nil {
 				return nil, err
 			}
-			return upstreamConn{conn, role.StallTimeout}, nil
+			return upstreamConn{conn.(*net.TCPConn), role.StallTimeout}, nil
 		},
 		TLSClientConfig:       settings,
 		Protocols:             protocols,
@@ -132,13 +135,21 @@ func newTransport(role *Role, config Upstream, base *url.URL, local bool) (*http
 
 // upstreamConn bounds how long an upstream may take nothing of what is sent to it.
 type upstreamConn struct {
-	net.Conn
+	*net.TCPConn
 	stall time.Duration
 }
 
 func (c upstreamConn) Write(p []byte) (int, error) {
 	_ = c.SetWriteDeadline(time.Now().Add(c.stall))
-	return c.Conn.Write(p)
+	return c.TCPConn.Write(p)
+}
+
+// close ends what is idle.
+func (u *upstream) close() {
+	u.transport.CloseIdleConnections()
+	if u.direct != nil {
+		u.direct.close()
+	}
 }
 
 // run looks the name up and checks the endpoints until the context ends.
@@ -160,6 +171,9 @@ func (u *upstream) run(ctx context.Context) {
 				u.resolve(ctx)
 			}
 		case <-check.C:
+			if u.direct != nil {
+				u.direct.sweep()
+			}
 			if u.health.Path != "" {
 				u.checkAll(ctx)
 			}
