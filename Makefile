@@ -12,7 +12,7 @@ TOOLS := $(SHOPSET_STATE)/tools
 # Each module is built by its own go.mod, as its users see it; go.work is for editors.
 export GOWORK := off
 # The modules whose tests need neither a cluster nor minutes.
-LIGHT_MODULES := . hack/image bench test/acme
+LIGHT_MODULES := . hack/image bench test/acme test/h2spec
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,7 +98,8 @@ bench-certs: ## TLS for many domains: the proxy's store against nginx with Lua a
 
 bench-proxy: tools ## shopset-proxy against nginx, HAProxy and httputil.ReverseProxy
 	@hack/ensure-packages nginx-light haproxy wrk nghttp2-client
-	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy
+	@[ -x $(TOOLS)/caddy ] || { echo "building Caddy (minutes, the first time)"; cd bench/peers && go build -o $(TOOLS)/caddy github.com/caddyserver/caddy/v2/cmd/caddy; }
+	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy --caddy $(TOOLS)/caddy
 
 ## Development
 

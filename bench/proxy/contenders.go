@@ -220,16 +220,22 @@ func prepareCaddy(w *world, program string, plain, secure int) (*exec.Cmd, error
 {
   admin off
   auto_https off
-  log { level ERROR }
-  servers { protocols h1 h2 }
+  log {
+    level ERROR
+  }
+  servers {
+    protocols h1 h2
+  }
 }
-http://127.0.0.1:%d, http://:%[1]d {
+http://:%d {
   bind 127.0.0.1
   reverse_proxy 127.0.0.1:%[2]d
 }
 https://:%[3]d {
   bind 127.0.0.1
-  tls %[4]s/pair.pem %[4]s/pair.pem { protocols tls1.3 }
+  tls %[4]s/pair.pem %[4]s/pair.pem {
+    protocols tls1.3
+  }
   reverse_proxy 127.0.0.1:%[2]d
 }
 `, plain, w.upstream, secure, w.folder))

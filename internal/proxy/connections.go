@@ -47,7 +47,8 @@ func (l countingListener) Accept() (net.Conn, error) {
 type clientConn struct {
 	net.Conn
 	connections *connections
-	tls         *tls.ConnectionState // set before it is served; nil without
+	secure      *tls.Conn            // set before it is served; nil without TLS
+	tls         *tls.ConnectionState // as secure
 	since       time.Time
 	once        sync.Once
 	requests    atomic.Int64

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -142,7 +143,8 @@ func TestLeavingTakesTheRequestAlong(t *testing.T) {
 // TestIdleConnectionsEnd: none stays for longer than was said.
 func TestIdleConnectionsEnd(t *testing.T) {
 	var open atomic.Int64
-	shop := origin(t, echo("shop"))
+	shop := httptest.NewUnstartedServer(echo("shop"))
+	t.Cleanup(shop.Close)
 	shop.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		switch state {
 		case http.StateNew:
@@ -151,6 +153,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 			open.Add(-1)
 		}
 	}
+	shop.Start()
 	e := start(t, toShop(shop.URL, "idleTimeout: 50ms", "health: {interval: 10ms}"))
 	do(t, client(t, false), newRequest(t, http.MethodGet, e.http+"/", nil))
 	eventually(t, "the connection to the upstream ends", func() bool { return open.Load() == 0 })

@@ -126,7 +126,7 @@ func (f *front) hand(conn *clientConn) {
 			return
 		}
 		state := secure.ConnectionState()
-		conn.tls = &state
+		conn.secure, conn.tls = secure, &state
 		if state.NegotiatedProtocol == "h2" {
 			f.twoQ.put(secure)
 			return

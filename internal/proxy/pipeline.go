@@ -79,6 +79,8 @@ func (p *pipeline) leaving(e *exchange) bool {
 	return p.draining() || (e.conn != nil && e.start.Sub(e.conn.since) > p.limits.ConnectionAge)
 }
 
+var errAmbiguous = errors.New("the request could be taken for another one in HTTP/1.1")
+
 // admit refuses what cannot be served.
 func (p *pipeline) admit(e *exchange) (done bool) {
 	switch r := e.request; {
@@ -87,8 +89,12 @@ func (p *pipeline) admit(e *exchange) (done bool) {
 	case r.ContentLength > p.bodyLimit:
 		errorPage(e, http.StatusRequestEntityTooLarge)
 	case !unambiguous(r):
-		e.Header().Set("Connection", "close")
-		errorPage(e, http.StatusBadRequest)
+		// Who sends this means no good: there is no answer to it but the end (RFC 9113, 8.1.1).
+		e.status, e.problem = http.StatusBadRequest, errAmbiguous
+		if e.conn != nil && e.conn.secure != nil {
+			_ = e.conn.secure.Close()
+		}
+		panic(http.ErrAbortHandler)
 	default:
 		return false
 	}
