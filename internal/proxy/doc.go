@@ -3,12 +3,21 @@
 //
 // A request passes these phases, in this order, and a feature belongs to exactly one of them:
 //
-//	accept    a connection is counted, TLS is done, limits on slow clients hold from here on
-//	admit     what cannot be served is refused: CONNECT, a body that is too large
-//	redirect  on a port that only redirects, everything ends here
-//	find      the path picks a route, the route names a role
-//	forward   the role's upstream gets the request, its answer is streamed back
-//	finish    one line in the access log, the metrics, whatever happened before
+//	accept       a connection is counted, TLS is done, limits on slow clients hold from here on
+//	admit        what cannot be served is refused: CONNECT, a body that is too large
+//	challenge    an ACME authority gets its answer
+//	redirect     on a port that only redirects, everything ends here
+//	tenant       the host's record is found, and who the client is
+//	access       who may not come
+//	maintenance  the page of a shop that is being worked on
+//	limit        too much, too often
+//	find         the record or a route names a role
+//	forward      the role's upstream gets the request, its answer is streamed back
+//	fall back    what the role says for when it fails
+//	finish       one line in the access log, the metrics, whatever happened before
+//
+// The first phases are the list in pipeline.go; to add one is a function there and a file. Upstreams, endpoints and their
+// health are in upstream.go and role.go, connections to them in direct.go, stored pages in store.go.
 //
 // It promises:
 //
@@ -24,7 +33,9 @@
 //   - An upgraded connection, a WebSocket mostly, ends when nothing passes, at a great age, and with a
 //     stop: its client connects again, elsewhere.
 //   - When a role fails the client gets a short page, and a metric says which role and why.
+//   - A request of HTTP/1.1 that can be read in two ways is refused, and no upstream sees it (package framing).
+//   - A stored page is served only when its role failed, to the same host, and never with or after a session.
+//   - A changed configuration loses no request; one that cannot be used changes nothing.
 //
-// Limits: an upstream URL is a service name whose ClusterIP spreads connections, not requests. A
-// request with a body whose upstream goes away after a part was sent is answered with 502.
+// Limits: see docs/proxy.md. A request with a body whose upstream goes away after a part was sent is answered with 502.
 package proxy
