@@ -205,6 +205,7 @@ func (w *world) contend(ctx context.Context, s settings, c contender, wanted fun
 		if s.profile != "" {
 			go w.profile(s, l)
 		}
+		mallocs, requests := w.counters(c)
 		for range s.rounds {
 			r, err := measure(ctx, s, l, address)
 			if err != nil {
@@ -215,10 +216,72 @@ func (w *world) contend(ctx context.Context, s settings, c contender, wanted fun
 			}
 		}
 		report.Say("%s %s: %.0f/s, p99 %.2f ms", c.name, l.name, best.rps, best.p99)
+		if after, more := w.counters(c); more > requests {
+			figures = append(figures, figure{l.name, "allocs_per_req", (after - mallocs) / (more - requests), ""})
+		}
+		if l.path == "/1k" {
+			half, err := w.halfLoad(ctx, s, l, address, best.rps)
+			if err != nil {
+				return nil, fmt.Errorf("%s at half load: %w", l.name, err)
+			}
+			figures = append(figures, figure{l.name, "half_load_added_p99_ms", half, "ms"})
+		}
 		figures = append(figures, figure{l.name, "rps", best.rps, "1/s"}, figure{l.name, "p99_ms", best.p99, "ms"},
 			figure{l.name, "rss_mib", rss(command.Process.Pid), "MiB"})
 	}
 	return figures, nil
+}
+
+// counters are how many objects ours has allocated, and requests it has served.
+func (w *world) counters(c contender) (mallocs, requests float64) {
+	if !strings.HasPrefix(c.name, "ours") {
+		return 0, 0
+	}
+	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", w.admin)) //nolint:noctx // It answers at once.
+	if err != nil {
+		return 0, 0
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(content)) {
+		name, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		value, err := strconv.ParseFloat(text, 64)
+		switch {
+		case err != nil:
+		case name == "go_memstats_mallocs_total":
+			mallocs = value
+		case strings.HasPrefix(name, "shopset_proxy_requests_total{"):
+			requests += value
+		}
+	}
+	return mallocs, requests
+}
+
+// halfLoad is how much later the slowest hundredth of the answers comes than from the upstream itself, with half as many
+// requests as the contender can serve.
+func (w *world) halfLoad(ctx context.Context, s settings, l load, address string, rps float64) (float64, error) {
+	const connections = 16
+	pace := max(1, int(rps/2/connections))
+	with, err := atPace(ctx, s, l.h2, address, connections, pace)
+	if err != nil {
+		return 0, err
+	}
+	without, err := atPace(ctx, s, false, fmt.Sprintf("http://127.0.0.1:%d%s", w.upstream, l.path), connections, pace)
+	return with - without, err
+}
+
+func atPace(ctx context.Context, s settings, h2 bool, address string, connections, pace int) (p99 float64, err error) {
+	arguments := []string{fmt.Sprintf("-c%d", connections), "-t1", "--rps=" + strconv.Itoa(pace)}
+	if h2 {
+		arguments = append(arguments, fmt.Sprintf("-m%d", h2Paces))
+	} else {
+		arguments = append(arguments, "--h1")
+	}
+	_, p99, err = h2load(ctx, s, address, arguments...)
+	return p99, err
 }
 
 // profile keeps a CPU profile of ours while it is measured.
@@ -301,27 +364,34 @@ func measure(ctx context.Context, s settings, l load, address string) (result, e
 	return r, nil
 }
 
-func measureH2(ctx context.Context, s settings, address string) (result, error) {
+func measureH2(ctx context.Context, s settings, address string) (r result, err error) {
+	r.rps, r.p99, err = h2load(ctx, s, address, fmt.Sprintf("-c%d", s.connections), fmt.Sprintf("-m%d", h2Paces), "-t2")
+	return r, err
+}
+
+// h2load returns requests per second, and milliseconds.
+func h2load(ctx context.Context, s settings, address string, arguments ...string) (rps, p99 float64, err error) {
 	log, err := os.CreateTemp("", "bench-proxy-h2-")
 	if err != nil {
-		return result{}, err
+		return 0, 0, err
 	}
 	defer os.Remove(log.Name())
 	_ = log.Close()
-	output, err := exec.CommandContext(ctx, "h2load", fmt.Sprintf("-c%d", s.connections), fmt.Sprintf("-m%d", h2Paces), "-t2", //nolint:gosec // Its arguments are ours.
-		fmt.Sprintf("-D%.0f", s.duration.Seconds()), "--warm-up-time=1s", "--log-file="+log.Name(), address).CombinedOutput()
+	arguments = append(arguments, fmt.Sprintf("-D%.0f", s.duration.Seconds()), "--warm-up-time=1s", "--log-file="+log.Name(), address)
+	output, err := exec.CommandContext(ctx, "h2load", arguments...).CombinedOutput() //nolint:gosec // Its arguments are ours.
 	if err != nil {
-		return result{}, fmt.Errorf("h2load: %w: %s", err, output)
+		return 0, 0, fmt.Errorf("h2load: %w: %s", err, output)
 	}
 	match, good := h2RPS.FindSubmatch(output), h2Good.FindSubmatch(output)
 	if match == nil || good == nil || string(good[2]) == "0" {
-		return result{}, fmt.Errorf("h2load: %s", output)
+		return 0, 0, fmt.Errorf("h2load: %s", output)
 	}
-	var r result
-	r.rps, _ = strconv.ParseFloat(string(match[1]), 64)
+	if rps, err = strconv.ParseFloat(string(match[1]), 64); err != nil {
+		return 0, 0, err
+	}
 	content, err := os.ReadFile(log.Name())
 	if err != nil {
-		return r, err
+		return 0, 0, err
 	}
 	var times []int
 	for line := range strings.Lines(string(content)) { // Start, status, microseconds.
@@ -333,9 +403,8 @@ func measureH2(ctx context.Context, s settings, address string) (result, error) 
 		}
 	}
 	if len(times) == 0 {
-		return r, errors.New("h2load: no request succeeded")
+		return 0, 0, errors.New("h2load: no request succeeded")
 	}
 	slices.Sort(times)
-	r.p99 = float64(times[len(times)*99/100]) / 1000
-	return r, nil
+	return rps, float64(times[len(times)*99/100]) / 1000, nil
 }

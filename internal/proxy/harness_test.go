@@ -26,6 +26,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/shopset/shopset/internal/admin"
 )
 
@@ -232,3 +234,9 @@ func (addressed) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0
 
 // everybody is a network that holds all addresses of IPv4.
 var everybody = trust{Network{netip.MustParsePrefix("0.0.0.0/0")}}
+
+func pemOf(certificate *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
+}
+
+func newTestRegistry() *prometheus.Registry { return prometheus.NewRegistry() }

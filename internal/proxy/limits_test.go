@@ -1,0 +1,219 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/h2c"
+
+	"github.com/shopset/shopset/internal/admin"
+)
+
+// FuzzConfig: whatever is in the file, it is an error that says where, or a configuration that can be used.
+func FuzzConfig(f *testing.F) {
+	f.Add("http: {}\nroles: {a: {url: \"http://a\"}}\nroutes: [{prefix: /, role: a}]\n")
+	f.Add("http: {}\nroles: {a: {upstreams: [{url: \"http://a\", weight: 0}], fallback: [{stored: 1h}]}}\nroutes: [{regexp: \"(\", role: a}]\n")
+	f.Add("roles: {a: {redirect: {to: \"${x\"}, static: {}}}\nrateLimits: [{key: [client/99]}]\naccess: [{}]\ncertificates: {}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		config := DefaultConfig()
+		if err := admin.ParseConfig("fuzz.yaml", []byte(text), config); err != nil {
+			return
+		}
+		config.fill()
+		if config.Certificates != nil || strings.Contains(text, "/") && strings.Contains(text, "page") {
+			return // These name files.
+		}
+		probe := &Proxy{config: config, metrics: newMetrics(newTestRegistry(), &connections{}, 0)}
+		made, err := probe.newPipeline(config)
+		if err != nil {
+			return // Files, mostly.
+		}
+		request := httptest.NewRequest(http.MethodGet, "http://a.example/x", nil)
+		made.explain(request)
+		made.retire()
+	})
+}
+
+// FuzzHeaders: whatever texts and requests there are, no header gets a line break, and none of the proxy's own changes.
+func FuzzHeaders(f *testing.F) {
+	f.Add("${path}", "/a\r\nX-Evil: 1", "X-A", "x-b*")
+	f.Add("$${header:Cookie}", "/", "Connection", "X-Forwarded-*")
+	f.Fuzz(func(t *testing.T, text, path, name, remove string) {
+		to, err := parseText(text)
+		if err != nil {
+			return
+		}
+		changes := []HeaderChange{{Set: name, To: to}, {Remove: remove}, {Add: name, To: to}}
+		var found problems
+		for i := range changes {
+			changes[i].problems(&found, "x")
+		}
+		if len(found) > 0 {
+			return
+		}
+		request := httptest.NewRequest(http.MethodGet, "/", nil)
+		request.URL.Path = path
+		header := http.Header{"Connection": {"close"}, "X-Forwarded-For": {"192.0.2.1"}, "Content-Length": {"5"}}
+		newHeaderFilter(changes).apply(&exchange{request: request, host: "a", path: cleanPath(path)}, header)
+		for name, values := range header {
+			for _, value := range values {
+				if strings.ContainsAny(name+value, "\r\n\x00") {
+					t.Fatalf("%q: %q", name, value)
+				}
+			}
+		}
+		if header.Get("Connection") != "close" || header.Get("X-Forwarded-For") != "192.0.2.1" || header.Get("Content-Length") != "5" {
+			t.Fatalf("the proxy's own headers became %v", header)
+		}
+	})
+}
+
+// TestHTTP2Upstreams: over TLS, and without for those who are known to speak it.
+func TestHTTP2Upstreams(t *testing.T) {
+	plain := httptest.NewServer(h2c.NewHandler(http.HandlerFunc(mirrorProto), &http2.Server{}))
+	t.Cleanup(plain.Close)
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(mirrorProto))
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	ca := writeFile(t, t.TempDir()+"/ca.pem", pemOf(secure.Certificate()))
+	for name, test := range map[string]struct{ upstream, want string }{
+		"without TLS":           {"{url: \"" + plain.URL + "\", protocol: http2}", "HTTP/2.0"},
+		"with TLS":              {"{url: \"" + secure.URL + "\", protocol: http2, serverName: example.com, ca: " + ca + "}", "HTTP/2.0"},
+		"as they agree":         {"{url: \"" + secure.URL + "\", serverName: example.com, ca: " + ca + "}", "HTTP/2.0"},
+		"HTTP/1.1 if it has to": {"{url: \"" + secure.URL + "\", protocol: http1, serverName: example.com, ca: " + ca + "}", "HTTP/1.1"},
+	} {
+		e := start(t, "roles: {shop: {upstreams: ["+test.upstream+"]}}\nroutes: [{prefix: /, role: shop}]\n")
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			status, body, _ := do(t, client(t, false), newRequest(t, method, e.http+"/", nil))
+			if status != http.StatusOK || body != test.want {
+				t.Errorf("%s, %s: %d %s, want %s", name, method, status, body, test.want)
+			}
+		}
+	}
+	// Who cannot be verified is not asked.
+	e := start(t, "roles: {shop: {retries: 0, upstreams: [{url: \""+secure.URL+"\"}]}}\nroutes: [{prefix: /, role: shop}]\n")
+	if status, _, _ := do(t, client(t, false), newRequest(t, http.MethodGet, e.http+"/", nil)); status != http.StatusBadGateway {
+		t.Errorf("an upstream that cannot be verified: %d", status)
+	}
+	if got := e.metric(`shopset_proxy_role_failures_total{reason="certificate",role="shop"}`); got != "1" {
+		t.Errorf("the reason: %q", got)
+	}
+}
+
+func mirrorProto(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }
+
+// TestAnswerBeforeTheBody: an upstream that has seen enough is heard, and the client is not made to send the rest.
+func TestAnswerBeforeTheBody(t *testing.T) {
+	shop := origin(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	e := start(t, toShop(shop.URL))
+	conn := raw(t, e.http, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n")
+	answer, _ := io.ReadAll(io.LimitReader(conn, 24))
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 403 Forbidden") {
+		t.Errorf("got %q", answer)
+	}
+	// One that answers at once; net/http would wait for the body.
+	url, _ := script(t, func(conn net.Conn, _ *http.Request) {
+		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	})
+	e = start(t, toShop(url))
+	body, writer := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(writer, "a little") // The rest never comes.
+	}()
+	t.Cleanup(func() { _ = writer.Close() })
+	response, err := client(t, true).Do(newRequest(t, http.MethodPost, e.https+"/", body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusForbidden {
+		t.Errorf("over HTTP/2: %d", response.StatusCode)
+	}
+}
+
+// TestManyIdleConnections: ten thousand clients that want nothing cost memory alone, and do not keep others from being served.
+func TestManyIdleConnections(t *testing.T) {
+	const many = 10000
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 2*many+1000 {
+		t.Skipf("wants %d open files, has %d", 2*many+1000, limit.Cur)
+	}
+	e := start(t, toShop(origin(t, echo("shop")).URL))
+	address := strings.TrimPrefix(e.http, "http://")
+	conns := make([]net.Conn, many)
+	var group sync.WaitGroup
+	var failed atomic.Int64
+	for worker := range 50 {
+		group.Go(func() {
+			for i := worker; i < many; i += 50 {
+				conn, err := net.Dial("tcp", address)
+				if err != nil {
+					failed.Add(1)
+					continue
+				}
+				conns[i] = conn
+			}
+		})
+	}
+	group.Wait()
+	defer func() {
+		for _, conn := range conns {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}()
+	if n := failed.Load(); n > 0 {
+		t.Fatalf("%d of %d connections were not taken", n, many)
+	}
+	eventually(t, "all are open", func() bool { return e.connections.open.Load() >= many })
+	if status, _, _ := do(t, client(t, false), newRequest(t, http.MethodGet, e.http+"/", nil)); status != http.StatusOK {
+		t.Errorf("somebody who wants something gets %d", status)
+	}
+}
+
+// TestFullDisk: a log that cannot be written loses lines, and no requests; when there is room again, it goes on.
+func TestFullDisk(t *testing.T) {
+	out := &fullDisk{}
+	log := newAccessLog(out)
+	request := newRequest(t, http.MethodGet, "http://a.example/", nil)
+	line := func() { log.write(&exchange{request: request, start: time.Now(), status: 200}, time.Millisecond) }
+	out.full.Store(true)
+	for range 5000 {
+		line()
+	}
+	if n := len(log.buffer); n > accessLogBytes {
+		t.Errorf("%d bytes wait for a disk that is full", n)
+	}
+	log.flush()
+	out.full.Store(false)
+	line()
+	log.flush()
+	if n := out.lines.Load(); n != 1 {
+		t.Errorf("%d lines were written, want the one after", n)
+	}
+}
+
+type fullDisk struct {
+	full  atomic.Bool
+	lines atomic.Int64
+}
+
+func (d *fullDisk) Write(p []byte) (int, error) {
+	if d.full.Load() {
+		return 0, errors.New("no space left on device")
+	}
+	d.lines.Add(int64(strings.Count(string(p), "\n")))
+	return len(p), nil
+}
