@@ -94,27 +94,14 @@ func (t *Target) RegisterDomains(ctx context.Context, n int, say func(string)) e
 	if err != nil {
 		return err
 	}
-	secret := &corev1.Secret{}
-	if err := t.Client.Get(ctx, client.ObjectKey{Namespace: managed, Name: "certs"}, secret); err != nil {
-		return err
-	}
-	roots, err := t.Roots()
+	certs, err := t.certs(ctx)
 	if err != nil {
 		return err
 	}
-	address, err := t.nodeAddress(ctx, certsPort)
-	if err != nil {
-		return err
-	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 16,
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
-		}}
-	defer transport.CloseIdleConnections()
+	defer certs.client.CloseIdleConnections()
 	last := time.Now()
 	var mu sync.Mutex
-	config := importer.Config{Folder: folder, URL: "https://certs." + managed, Token: string(secret.Data["writer"]), Shops: shops, Parallel: 16,
-		Client: &http.Client{Transport: transport, Timeout: 30 * time.Second},
+	config := importer.Config{Folder: folder, URL: certs.url, Token: certs.token, Shops: shops, Parallel: 16, Client: certs.client,
 		Progress: func(r importer.Result) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -131,6 +118,57 @@ func (t *Target) RegisterDomains(ctx context.Context, n int, say func(string)) e
 		_, err := importer.Run(ctx, config)
 		return err == nil, err
 	})
+}
+
+// certsAPI is the certificate API as a writer reaches it from this machine.
+type certsAPI struct {
+	client     *http.Client
+	url, token string
+}
+
+func (t *Target) certs(ctx context.Context) (*certsAPI, error) {
+	secret := &corev1.Secret{}
+	if err := t.Client.Get(ctx, client.ObjectKey{Namespace: managed, Name: "certs"}, secret); err != nil {
+		return nil, err
+	}
+	roots, err := t.Roots()
+	if err != nil {
+		return nil, err
+	}
+	address, err := t.nodeAddress(ctx, certsPort)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 16,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
+		}}
+	return &certsAPI{&http.Client{Transport: transport, Timeout: 30 * time.Second}, "https://certs." + managed, string(secret.Data["writer"])}, nil
+}
+
+// PutDomain gives the certificate API a domain's record, as JSON; see its openapi.yaml.
+func (t *Target) PutDomain(ctx context.Context, name, record string) error {
+	certs, err := t.certs(ctx)
+	if err != nil {
+		return err
+	}
+	defer certs.client.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, certs.url+"/v1/domains/"+name, strings.NewReader(record))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+certs.token)
+	request.Header.Set("Content-Type", "application/json")
+	response, err := certs.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err == nil && response.StatusCode/100 != 2 {
+		err = fmt.Errorf("put domain %s: %s: %s", name, response.Status, body)
+	}
+	return err
 }
 
 func reachable(ctx context.Context, client *http.Client, url string) error {
