@@ -1,0 +1,263 @@
+package warmcache
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Limits of a snapshot.
+const (
+	maxFiles    = 1_000_000
+	maxBytes    = 4 << 30
+	maxFile     = 64 << 20
+	maxPath     = 1024
+	maxPacks    = 64
+	frameBytes  = 1 << 20
+	packBytes   = 16 << 20 // compressed, after which a pack ends
+	packRaw     = 64 << 20 // raw, after which it ends, too
+	maxManifest = 128 << 20
+	maxHead     = 64 << 10
+	// generations are how many snapshots of a shop are kept.
+	generations = 3
+)
+
+// formatNumber is that of heads; a reader refuses others.
+const formatNumber = 1
+
+// Generation is one snapshot of a shop.
+type Generation struct {
+	Number int64 `json:"number"`
+	// Manifest is the SHA-256 of the manifest, in hexadecimal, which is also in its key.
+	Manifest string    `json:"manifest"`
+	Taken    time.Time `json:"taken"`
+	// Source says which Pod it was taken from.
+	Source string `json:"source"`
+	Files  int    `json:"files"`
+	Bytes  int64  `json:"bytes"`
+	// Revoked says that it must not be restored.
+	Revoked bool `json:"revoked,omitempty"`
+}
+
+// head is what a shop's snapshots are found by, the newest first.
+type head struct {
+	Format      int          `json:"format"`
+	Shop        string       `json:"shop"`
+	Generations []Generation `json:"generations"`
+}
+
+// good returns the newest snapshot that may be restored: not revoked, taken after the shop was invalidated, and old enough to
+// be trusted.
+func (h *head) good(invalidated time.Time, before time.Time) *Generation {
+	for i := range h.Generations {
+		g := &h.Generations[i]
+		if !g.Revoked && g.Taken.After(invalidated) && !g.Taken.After(before) {
+			return g
+		}
+	}
+	return nil
+}
+
+// Manifest lists the files of a snapshot and where their content is.
+type manifest struct {
+	Shop  string `cbor:"1,keyasint"`
+	Packs []pack `cbor:"2,keyasint"`
+	Files []file `cbor:"3,keyasint"`
+}
+
+// pack is an object of compressed frames. What is in them, one after the other, is its raw content.
+type pack struct {
+	// Hash is the SHA-256 of the object, in hexadecimal, which is also in its key.
+	Hash string `cbor:"1,keyasint"`
+	// Raw is the length of the raw content.
+	Raw int64 `cbor:"2,keyasint"`
+	// Frames of frameBytes each, but for the last.
+	Frames []frame `cbor:"3,keyasint"`
+}
+
+type frame struct {
+	// Size is the length of the compressed frame.
+	Size int `cbor:"1,keyasint"`
+	// Sum is the SHA-256 of the raw frame.
+	Sum []byte `cbor:"2,keyasint"`
+}
+
+// file is a plain file: its content is Size bytes of a pack's raw content.
+type file struct {
+	_        struct{} `cbor:",toarray"`
+	Path     string
+	Mode     uint32
+	Modified int64 // in nanoseconds since 1970
+	Pack     int
+	Offset   int64
+	Size     int64
+}
+
+var (
+	shopPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+	compatPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	hashPattern   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// CheckShop says whether a name can be a shop's.
+func CheckShop(shop string) error {
+	if !shopPattern.MatchString(shop) || strings.Contains(shop, "..") {
+		return fmt.Errorf("%q is no name of a shop: want up to 128 letters, digits, dots, dashes or underscores", shop)
+	}
+	return nil
+}
+
+// CheckCompatibility says whether a text can be a compatibility key.
+func CheckCompatibility(compat string) error {
+	if !compatPattern.MatchString(compat) || strings.Contains(compat, "..") {
+		return fmt.Errorf("%q is no compatibility key: want up to 64 letters, digits, dots, dashes or underscores", compat)
+	}
+	return nil
+}
+
+// Keys of objects; see docs/cache-format.md.
+func headKey(compat, shop string) string { return "v1/" + compat + "/heads/" + shop }
+func manifestKey(compat, shop, hash string) string {
+	return "v1/" + compat + "/manifests/" + shop + "/" + hash
+}
+func packKey(compat, shop, hash string) string { return "v1/" + compat + "/packs/" + shop + "/" + hash }
+func invalidKey(shop string) string            { return "v1/invalid/" + shop }
+
+func hashOf(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
+func readHead(content []byte, shop string) (*head, error) {
+	h := &head{}
+	if err := json.Unmarshal(content, h); err != nil {
+		return nil, fmt.Errorf("the head of %s: %w", shop, err)
+	}
+	if h.Format != formatNumber || h.Shop != shop || len(h.Generations) > 100 {
+		return nil, fmt.Errorf("the head of %s is of format %d and of %.40q, or has %d generations", shop, h.Format, h.Shop, len(h.Generations))
+	}
+	for _, g := range h.Generations {
+		if !hashPattern.MatchString(g.Manifest) || g.Files < 0 || g.Files > maxFiles || g.Bytes < 0 || g.Bytes > maxBytes {
+			return nil, fmt.Errorf("the head of %s: generation %d makes no sense", shop, g.Number)
+		}
+	}
+	return h, nil
+}
+
+// zstdEncoder and zstdDecoder are stateless where they are used: EncodeAll, DecodeAll.
+func newDecoder() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*frameBytes))
+}
+
+func encodeManifest(m *manifest) ([]byte, error) {
+	raw, err := cbor.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer encoder.Close()
+	return encoder.EncodeAll(raw, nil), nil
+}
+
+var decoding = func() cbor.DecMode {
+	mode, err := cbor.DecOptions{MaxArrayElements: maxFiles, MaxMapPairs: 16, MaxNestedLevels: 8, DupMapKey: cbor.DupMapKeyEnforcedAPF}.DecMode()
+	if err != nil {
+		panic(err) // The options are constants.
+	}
+	return mode
+}()
+
+// decodeManifest reads a manifest and checks all that it says: nothing of it is believed before.
+func decodeManifest(content []byte, shop, hash string) (*manifest, error) {
+	if hashOf(content) != hash {
+		return nil, fmt.Errorf("the manifest of %s is not what its head says", shop)
+	}
+	decoder, err := zstd.NewReader(bytes.NewReader(content), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
+	if err != nil {
+		return nil, err
+	}
+	defer decoder.Close()
+	raw, err := io.ReadAll(io.LimitReader(decoder, maxManifest+1))
+	if err != nil || len(raw) > maxManifest {
+		return nil, errors.Join(fmt.Errorf("the manifest of %s cannot be decompressed, or has more than %d bytes", shop, maxManifest), err)
+	}
+	m := &manifest{}
+	if err := decoding.Unmarshal(raw, m); err != nil {
+		return nil, fmt.Errorf("the manifest of %s: %w", shop, err)
+	}
+	if err := m.check(shop); err != nil {
+		return nil, fmt.Errorf("the manifest of %s: %w", shop, err)
+	}
+	return m, nil
+}
+
+func (m *manifest) check(shop string) error {
+	if m.Shop != shop {
+		return fmt.Errorf("it is of %.40q", m.Shop)
+	}
+	if len(m.Packs) > maxPacks || len(m.Files) > maxFiles {
+		return fmt.Errorf("%d packs and %d files are too many", len(m.Packs), len(m.Files))
+	}
+	for i := range m.Packs {
+		if err := m.Packs[i].check(); err != nil {
+			return fmt.Errorf("pack %d: %w", i, err)
+		}
+	}
+	total := int64(0)
+	before := ""
+	for i := range m.Files {
+		f := &m.Files[i]
+		if err := checkPath(f.Path); err != nil {
+			return err
+		}
+		if f.Path <= before {
+			return fmt.Errorf("%q is out of order, or there twice", f.Path)
+		}
+		before = f.Path
+		if f.Mode&^0o777 != 0 {
+			return fmt.Errorf("%q has the mode %o", f.Path, f.Mode)
+		}
+		if f.Size < 0 || f.Size > maxFile || f.Size > 0 && (f.Pack < 0 || f.Pack >= len(m.Packs) || f.Offset < 0 || f.Offset > m.Packs[f.Pack].Raw-f.Size) {
+			return fmt.Errorf("%q is not where it is said to be", f.Path)
+		}
+		if total += f.Size; total > maxBytes {
+			return fmt.Errorf("the files have more than %d bytes", int64(maxBytes))
+		}
+	}
+	return nil
+}
+
+func (p *pack) check() error {
+	if !hashPattern.MatchString(p.Hash) || p.Raw < 0 || p.Raw > packRaw+maxFile || int64(len(p.Frames)) != (p.Raw+frameBytes-1)/frameBytes {
+		return errors.New("its frames make no sense")
+	}
+	for _, f := range p.Frames {
+		if f.Size <= 0 || f.Size > frameBytes+frameBytes/8 || len(f.Sum) != sha256.Size {
+			return errors.New("a frame makes no sense")
+		}
+	}
+	return nil
+}
+
+// checkPath wants a clean relative path of ordinary names.
+func checkPath(name string) error {
+	if name == "." || !fs.ValidPath(name) || len(name) > maxPath || strings.ContainsAny(name, "\x00\\") || strings.Count(name, "/") > 32 || strings.HasPrefix(path.Base(name), stagingPrefix) {
+		return fmt.Errorf("%.80q is no path of a file below a shop's folder", name)
+	}
+	return nil
+}

@@ -1,0 +1,46 @@
+// Package storage is where snapshots are kept: objects by key. Implementations pass the suite in storagetest.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+)
+
+// Errors of all implementations.
+var (
+	// ErrNotFound says that there is no such object.
+	ErrNotFound = errors.New("there is no such object")
+	// ErrConflict says that an object is not the one that was expected.
+	ErrConflict = errors.New("the object was changed by somebody else")
+)
+
+// Info is what is known of an object without reading it.
+type Info struct {
+	Key  string
+	Size int64
+	// Tag changes with the content.
+	Tag      string
+	Modified time.Time
+}
+
+// Condition bounds a Put.
+type Condition struct {
+	// IfAbsent wants that there is no such object.
+	IfAbsent bool
+	// IfTag wants the object to have this tag; empty for none.
+	IfTag string
+}
+
+// Storage keeps objects. Keys are of letters, digits and -_./ ; a Put is whole or has not happened.
+type Storage interface {
+	// Get reads length bytes from an offset, or all to the end when length is negative. The reader must be closed.
+	Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, Info, error)
+	// Put stores an object and returns its tag. ErrConflict if the condition does not hold.
+	Put(ctx context.Context, key string, content []byte, condition Condition) (tag string, err error)
+	// List returns objects whose keys begin with a prefix, behind a key, sorted by key; at most limit of them.
+	List(ctx context.Context, prefix, after string, limit int) ([]Info, error)
+	// Delete removes an object; that there is none is no error.
+	Delete(ctx context.Context, key string) error
+}
