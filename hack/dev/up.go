@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -202,6 +203,12 @@ func buy(ctx context.Context, t *devcluster.Target, domains int) error {
 		options.Shop = devcluster.CustomerDomain(domains)
 	}
 	receipt, err := buyer.Buy(ctx, options)
+	// A new certificate reaches the proxies a moment after the certificate API has taken it.
+	var refused *net.OpError
+	for until := time.Now().Add(5 * time.Second); domains > 0 && errors.As(err, &refused) && refused.Op == "remote error" && time.Now().Before(until); {
+		time.Sleep(50 * time.Millisecond)
+		receipt, err = buyer.Buy(ctx, options)
+	}
 	for unknown, said := new(x509.UnknownAuthorityError), false; errors.As(err, unknown); receipt, err = buyer.Buy(ctx, options) {
 		if !said {
 			fmt.Fprintln(os.Stderr, "waiting for the edge to serve the demo's new certificate; Pods get it after a minute or so")

@@ -23,6 +23,10 @@ func TestCustomerDomains(t *testing.T) {
 	options := buyerOptions(t, ss)
 	for n := 1; n <= 3; n++ {
 		options.Shop = devcluster.CustomerDomain(n)
+		eventually(t, func() error { // A new certificate reaches Redis a moment after the API has taken it.
+			_, err := look(t.Context(), options, options.Shop)
+			return err
+		})
 		if _, err := buyer.Buy(t.Context(), options); err != nil {
 			t.Fatal(err)
 		}
