@@ -31,7 +31,7 @@ type SaveConfig struct {
 	Compatibility string
 	// Source names the Pod, for people and for Revoke.
 	Source string
-	// Settle is how long a file must have been left alone; 2 s when zero.
+	// Settle is how long a file must have been left alone; 2 s when zero, and leastSettle at least.
 	Settle time.Duration
 	// Skip are patterns (path.Match) of names that are not saved; [".*"] when nil.
 	Skip []string
@@ -59,6 +59,10 @@ type SaveResult struct {
 	Unchanged bool
 }
 
+// leastSettle is several ticks of the clock that file systems take their times from: two writes within one leave the same time,
+// and the second could not be told.
+const leastSettle = 20 * time.Millisecond
+
 // conflictTries is how often a head is read again that somebody else has replaced.
 const conflictTries = 5
 
@@ -70,6 +74,7 @@ func Save(ctx context.Context, c SaveConfig) (*SaveResult, error) {
 	if c.Settle == 0 {
 		c.Settle = 2 * time.Second
 	}
+	c.Settle = max(c.Settle, leastSettle)
 	if c.Skip == nil {
 		c.Skip = []string{".*"}
 	}

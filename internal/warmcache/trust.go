@@ -36,18 +36,25 @@ func Invalidated(ctx context.Context, from storage.Storage, shop string) (time.T
 	return when, nil
 }
 
-// Revoke keeps snapshots from being restored: of a shop, those for which bad says so. The one before them is restored then.
-func Revoke(ctx context.Context, to storage.Storage, compat, shop string, bad func(Generation) bool) (revoked int, err error) {
+// Revoke keeps snapshots from being restored: of a shop, those for which bad says so; newest says whether it is the one that is
+// restored so far. The one before them is restored then. bad may be asked again when somebody else changes the head.
+func Revoke(ctx context.Context, to storage.Storage, compat, shop string, bad func(g Generation, newest bool) bool) (revoked int, err error) {
 	if err := errors.Join(CheckShop(shop), CheckCompatibility(compat)); err != nil {
 		return 0, err
 	}
 	_, err = changeHead(ctx, to, compat, shop, func(h *head) bool {
 		revoked = 0
+		newest := true
 		for i := range h.Generations {
-			if g := &h.Generations[i]; !g.Revoked && bad(*g) {
+			g := &h.Generations[i]
+			if g.Revoked {
+				continue
+			}
+			if bad(*g, newest) {
 				g.Revoked = true
 				revoked++
 			}
+			newest = false
 		}
 		return revoked > 0
 	})

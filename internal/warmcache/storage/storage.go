@@ -4,7 +4,11 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"path"
+	"strings"
 	"time"
 )
 
@@ -31,6 +35,16 @@ type Condition struct {
 	IfAbsent bool
 	// IfTag wants the object to have this tag; empty for none.
 	IfTag string
+}
+
+// CheckKey says whether a text can be a key.
+func CheckKey(key string) error {
+	if len(key) > 512 || !fs.ValidPath(key) || key == "." || strings.HasPrefix(path.Base(key), ".") || strings.ContainsFunc(key, func(c rune) bool {
+		return (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("-_./", c)
+	}) {
+		return fmt.Errorf("%.80q is no key", key)
+	}
+	return nil
 }
 
 // Storage keeps objects. Keys are of letters, digits and -_./ ; a Put is whole or has not happened.

@@ -52,16 +52,9 @@ func Open(folder string) (*Store, error) {
 // Close closes the folder.
 func (s *Store) Close() error { return errors.Join(s.lock.Close(), s.root.Close()) }
 
-func check(key string) error {
-	if key == "" || path.Clean(key) != key || strings.HasPrefix(key, "/") || strings.HasPrefix(path.Base(key), ".") || !fs.ValidPath(key) {
-		return fmt.Errorf("%q is no key", key)
-	}
-	return nil
-}
-
 // Get implements storage.Storage.
 func (s *Store) Get(_ context.Context, key string, offset, length int64) (io.ReadCloser, storage.Info, error) {
-	if err := check(key); err != nil {
+	if err := storage.CheckKey(key); err != nil {
 		return nil, storage.Info{}, err
 	}
 	file, err := s.root.Open(filepath.FromSlash(key))
@@ -112,7 +105,7 @@ func tagOf(file *os.File) (string, error) {
 
 // Put implements storage.Storage.
 func (s *Store) Put(_ context.Context, key string, content []byte, condition storage.Condition) (tag string, err error) {
-	if err := check(key); err != nil {
+	if err := storage.CheckKey(key); err != nil {
 		return "", err
 	}
 	if condition != (storage.Condition{}) {
@@ -200,7 +193,7 @@ func (s *Store) List(_ context.Context, prefix, after string, limit int) ([]stor
 
 // Delete implements storage.Storage.
 func (s *Store) Delete(_ context.Context, key string) error {
-	if err := check(key); err != nil {
+	if err := storage.CheckKey(key); err != nil {
 		return err
 	}
 	if err := s.root.Remove(filepath.FromSlash(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,0 +1,163 @@
+// Package s3store keeps objects in a bucket of S3, or of anything that speaks its API, with conditional writes.
+package s3store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/shopset/shopset/internal/warmcache/storage"
+)
+
+// Config says where the bucket is. Credentials come from the environment, files, or the identity of the Pod, as in every program
+// of AWS' SDK.
+type Config struct {
+	Bucket string
+	// Prefix of all keys, without a slash at its end.
+	Prefix string
+	// Endpoint of an S3 that is not AWS'; PathStyle for those that have no host for each bucket.
+	Endpoint  string
+	Region    string
+	PathStyle bool
+	// Encryption at rest: AES256 or aws:kms; the bucket's own default when empty.
+	Encryption string
+}
+
+// Store is a bucket.
+type Store struct {
+	client *s3.Client
+	config Config
+}
+
+// Open reads the credentials; it sends nothing.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Bucket == "" {
+		return nil, errors.New("s3: a bucket is missing")
+	}
+	options := []func(*config.LoadOptions) error{}
+	if c.Region != "" {
+		options = append(options, config.WithRegion(c.Region))
+	}
+	loaded, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, fmt.Errorf("s3: %w", err)
+	}
+	client := s3.NewFromConfig(loaded, func(o *s3.Options) {
+		if c.Endpoint != "" {
+			o.BaseEndpoint = aws.String(c.Endpoint)
+		}
+		o.UsePathStyle = c.PathStyle
+		// Others than AWS do not all know the newer checksums; what is stored has its own.
+		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	})
+	return &Store{client, c}, nil
+}
+
+func (s *Store) key(key string) *string {
+	if s.config.Prefix != "" {
+		key = s.config.Prefix + "/" + key
+	}
+	return &key
+}
+
+// Get implements storage.Storage.
+func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, storage.Info, error) {
+	if err := storage.CheckKey(key); err != nil {
+		return nil, storage.Info{}, err
+	}
+	input := &s3.GetObjectInput{Bucket: &s.config.Bucket, Key: s.key(key)}
+	switch {
+	case length == 0:
+		return nil, storage.Info{}, fmt.Errorf("s3: %s: there are no empty ranges", key)
+	case length > 0:
+		input.Range = aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
+	case offset > 0:
+		input.Range = aws.String(fmt.Sprintf("bytes=%d-", offset))
+	}
+	output, err := s.client.GetObject(ctx, input)
+	if err != nil {
+		return nil, storage.Info{}, s.explain(key, err)
+	}
+	info := storage.Info{Key: key, Size: aws.ToInt64(output.ContentLength), Tag: aws.ToString(output.ETag), Modified: aws.ToTime(output.LastModified)}
+	return output.Body, info, nil
+}
+
+// Put implements storage.Storage.
+func (s *Store) Put(ctx context.Context, key string, content []byte, condition storage.Condition) (string, error) {
+	if err := storage.CheckKey(key); err != nil {
+		return "", err
+	}
+	input := &s3.PutObjectInput{Bucket: &s.config.Bucket, Key: s.key(key), Body: bytes.NewReader(content)}
+	if condition.IfAbsent {
+		input.IfNoneMatch = aws.String("*")
+	} else if condition.IfTag != "" {
+		input.IfMatch = &condition.IfTag
+	}
+	if s.config.Encryption != "" {
+		input.ServerSideEncryption = types.ServerSideEncryption(s.config.Encryption)
+	}
+	output, err := s.client.PutObject(ctx, input)
+	if err != nil {
+		return "", s.explain(key, err)
+	}
+	return aws.ToString(output.ETag), nil
+}
+
+// List implements storage.Storage.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]storage.Info, error) {
+	input := &s3.ListObjectsV2Input{Bucket: &s.config.Bucket, Prefix: s.key(prefix), MaxKeys: aws.Int32(int32(min(limit, 1000)))} //nolint:gosec // A small number.
+	if after != "" {
+		input.StartAfter = s.key(after)
+	}
+	output, err := s.client.ListObjectsV2(ctx, input)
+	if err != nil {
+		return nil, s.explain(prefix, err)
+	}
+	var found []storage.Info
+	for _, object := range output.Contents {
+		key := strings.TrimPrefix(aws.ToString(object.Key), s.config.Prefix+"/")
+		found = append(found, storage.Info{Key: key, Size: aws.ToInt64(object.Size), Tag: aws.ToString(object.ETag), Modified: aws.ToTime(object.LastModified)})
+	}
+	return found, nil
+}
+
+// Delete implements storage.Storage.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	if err := storage.CheckKey(key); err != nil {
+		return err
+	}
+	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.config.Bucket, Key: s.key(key)})
+	if err = s.explain(key, err); errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// explain tells the errors that callers know.
+func (s *Store) explain(key string, err error) error {
+	var response *awshttp.ResponseError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &response) && response.HTTPStatusCode() == http.StatusNotFound:
+		var bucket *types.NoSuchBucket
+		if errors.As(err, &bucket) {
+			return fmt.Errorf("s3: there is no bucket %s", s.config.Bucket)
+		}
+		return fmt.Errorf("%s: %w", key, storage.ErrNotFound)
+	case errors.As(err, &response) && (response.HTTPStatusCode() == http.StatusPreconditionFailed || response.HTTPStatusCode() == http.StatusConflict):
+		return fmt.Errorf("%s: %w", key, storage.ErrConflict)
+	}
+	return fmt.Errorf("s3: %s: %w", key, err)
+}
