@@ -169,11 +169,15 @@ func prepareCaddy(ctx context.Context, program string, w *world, port int) (*exe
 {
   admin off
   auto_https disable_redirects
-  log { level ERROR }
+  log {
+    level ERROR
+  }
 }
 https://:%d {
   bind 127.0.0.1
-  tls { get_certificate http %s }
+  tls {
+    get_certificate http %s
+  }
   respond "ok"
 }
 `, port, (&url.URL{Scheme: "http", Host: listener.Addr().String(), Path: "/"}).String())

@@ -99,6 +99,11 @@ func rotate(flags *flag.FlagSet) func() error {
 		if err != nil {
 			return fmt.Errorf("%d keys are sealed anew, then: %w", n, err)
 		}
+		if program.issuer != nil {
+			if err := program.issuer.Reseal(context.Background()); err != nil {
+				return err
+			}
+		}
 		return program.republish(context.Background())
 	})
 }

@@ -267,8 +267,12 @@ func (a *API) putCertificate(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		err = readJSON(r, &input)
 	}
+	var version uint64
 	if err == nil {
-		err = a.service.PutCertificate(r.Context(), who(r.Context()), name, "upload", []byte(input.Certificate), []byte(input.PrivateKey))
+		version, err = ifVersion(r)
+	}
+	if err == nil {
+		err = a.service.PutCertificate(r.Context(), who(r.Context()), name, "upload", version, []byte(input.Certificate), []byte(input.PrivateKey))
 	}
 	if err != nil {
 		return err
@@ -294,8 +298,12 @@ func (a *API) deleteCertificate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name, err := name(r)
+	var version uint64
 	if err == nil {
-		err = a.service.DeleteCertificate(r.Context(), who(r.Context()), name, kind)
+		version, err = ifVersion(r)
+	}
+	if err == nil {
+		err = a.service.DeleteCertificate(r.Context(), who(r.Context()), name, kind, version)
 	}
 	if err != nil {
 		return err

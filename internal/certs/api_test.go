@@ -307,7 +307,7 @@ func TestRotate(t *testing.T) {
 			t.Fatal(err)
 		}
 		chain, key := ca.Pair(t, name)
-		if err := old.PutCertificate(t.Context(), "t", name, "upload", chain, key); err != nil {
+		if err := old.PutCertificate(t.Context(), "t", name, "upload", 0, chain, key); err != nil {
 			t.Fatal(err)
 		}
 	}

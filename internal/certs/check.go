@@ -73,6 +73,13 @@ func CheckPair(domain string, chainPEM, keyPEM []byte, now time.Time) (*Pair, er
 			problems.add("the key does not belong to the certificate of %s (serial %s)", subject(leaf), pair.Serial)
 		}
 	}
+	size := 0
+	for _, certificate := range chain {
+		size += len(certificate.Raw)
+	}
+	if size > maxChainBytes {
+		problems.add("the chain has %d bytes, more than %d; shorten it, or have a certificate with fewer names", size, maxChainBytes)
+	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
@@ -230,8 +237,11 @@ func kindOf(public any, problems *Problems) certrecord.Kind {
 		}
 		return certrecord.RSA
 	case *ecdsa.PublicKey:
-		if key.Curve == elliptic.P224() {
+		switch key.Curve {
+		case elliptic.P224():
 			problems.add("the key is weak: ECDSA on P-224, want P-256 or P-384")
+		case elliptic.P521():
+			problems.add("the key is ECDSA on P-521, which browsers do not all know; want P-256 or P-384")
 		}
 		return certrecord.ECDSA
 	}

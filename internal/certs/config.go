@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"net"
 	"net/url"
 	"strings"
 
@@ -47,6 +48,11 @@ type ACMEConfig struct {
 	Parallel int `yaml:"parallel"`
 }
 
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
 // DefaultConfig is what a file leaves out.
 func DefaultConfig() *Config {
 	return &Config{Listen: ":8443", Storage: "sqlite:/var/lib/shopset-certs/certs.db"}
@@ -65,6 +71,9 @@ func (c *Config) Problems() []admin.Problem {
 	kind, _, _ := strings.Cut(c.Storage, ":")
 	if kind != "sqlite" && kind != "postgres" && kind != "postgresql" {
 		add("storage", "is neither sqlite:PATH nor postgres://…")
+	}
+	if host, _, err := net.SplitHostPort(c.Listen); c.TLS == nil && err == nil && host != "localhost" && !loopback(host) {
+		add("tls", "is missing: without it keys and tokens would pass in plain text, which is for a listen address of the loopback alone")
 	}
 	if c.TLS != nil && (c.TLS.Certificate == "" || c.TLS.Key == "") {
 		add("tls", "wants certificate and key")

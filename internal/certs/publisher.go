@@ -40,6 +40,8 @@ const (
 	streamLength = 100_000
 	batch        = 256
 	fullPage     = 500
+	// publishTime bounds one round: a Redis that is away is told of, and the client would wait for it for ever.
+	publishTime = 10 * time.Minute
 	// tombstones stay long enough for every publisher that is late.
 	tombstoneTime = 24 * time.Hour
 	// rememberChanges is how long the database knows them.
@@ -81,7 +83,9 @@ func (p *Publisher) Challenge(ctx context.Context, token, keyAuthorization strin
 	if err == nil {
 		command := redis.B().Del().Key(key).Build()
 		if keyAuthorization != "" {
-			command = redis.B().Set().Key(key).Value(keyAuthorization).Px(challengeTime).Build()
+			// Sealed: who can write to Redis must not be able to prove that every domain is its own.
+			sealed := p.service.keys.Seal(nil, []byte(keyAuthorization), key)
+			command = redis.B().Set().Key(key).Value(rueidis.BinaryString(sealed)).Px(challengeTime).Build()
 		}
 		err = redis.Do(ctx, command).Error()
 	}
@@ -105,7 +109,9 @@ func (p *Publisher) Run(ctx context.Context) {
 	forget := time.Now()
 	for ctx.Err() == nil {
 		wait := poll
-		err := p.publish(ctx)
+		step, cancel := context.WithTimeout(ctx, publishTime)
+		err := p.publish(step)
+		cancel()
 		switch {
 		case err == nil && failing != "":
 			slog.Info("changes reach Redis again")
@@ -207,13 +213,21 @@ func (p *Publisher) cursor(ctx context.Context, redis rueidis.Client) (uint64, e
 func (p *Publisher) publishChanges(ctx context.Context, redis rueidis.Client, changes []storage.Numbered) error {
 	// A name that changed several times is published once, as it is now, which is not older than its last change.
 	var records []rueidis.LuaExec
-	seen := map[string]bool{}
+	newest := map[string]uint64{}
 	for _, change := range changes {
-		if seen[change.Name] {
+		newest[change.Name] = max(newest[change.Name], change.Number)
+	}
+	for _, change := range changes {
+		if newest[change.Name] != change.Number {
 			continue
 		}
-		seen[change.Name] = true
 		sealed, err := p.sealed(ctx, change)
+		var broken *unusable
+		if errors.As(err, &broken) {
+			// One domain must not hold up all others. Proxies are told of the change, and find out for themselves.
+			slog.Error("a domain cannot be published", "domain", change.Name, "error", err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -234,15 +248,33 @@ func (p *Publisher) publishChanges(ctx context.Context, redis rueidis.Client, ch
 	return nil
 }
 
+// unusable says that a domain's record cannot be made, whatever is tried.
+type unusable struct{ err error }
+
+func (u *unusable) Error() string { return u.err.Error() }
+func (u *unusable) Unwrap() error { return u.err }
+
 func (p *Publisher) sealed(ctx context.Context, change storage.Numbered) ([]byte, error) {
-	record, err := p.service.Record(ctx, change.Name)
+	domain, certificates, err := p.service.storage.Domain(ctx, change.Name)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return certrecord.Tombstone(change.Number), nil
 	case err != nil:
 		return nil, err
 	}
-	return certrecord.Seal(p.service.keys, record)
+	return p.seal(domain, certificates)
+}
+
+func (p *Publisher) seal(domain *storage.Domain, certificates []storage.Certificate) ([]byte, error) {
+	record, err := p.service.record(domain, certificates)
+	var sealed []byte
+	if err == nil {
+		sealed, err = certrecord.Seal(p.service.keys, record)
+	}
+	if err != nil {
+		return nil, &unusable{err}
+	}
+	return sealed, nil
 }
 
 func setRecord(name string, sealed []byte, when string) rueidis.LuaExec {
@@ -273,15 +305,25 @@ func isKnown(err error) bool {
 	return ok && strings.Contains(answer.Error(), "equal or smaller")
 }
 
-// publishAll writes every record, whatever is there, and begins the stream anew. Changes that are made meanwhile
-// come after it. Records of domains that are no more stay until their names change: no proxy asks for them
-// but by a name that is in nobody's DNS any more, and then they are as they were when the database was restored.
+// publishAll writes every record and begins the stream anew. Changes that are made meanwhile come after it. When Redis knows
+// more changes than the database, which was restored from a backup, what the database has counts: its numbers go on behind
+// those that were given before, so that what is made now is newer than everything of then, and records that it does not
+// have are taken away.
 func (p *Publisher) publishAll(ctx context.Context, redis rueidis.Client, cursor uint64) (uint64, error) {
 	last, err := p.service.storage.LastChange(ctx)
 	if err != nil || last == 0 && cursor == 0 {
 		return 0, err
 	}
+	restored := cursor > last
+	when := "newer"
+	if restored {
+		when = "always"
+		if last, err = p.service.storage.SkipChanges(ctx, cursor+1); err != nil {
+			return 0, err
+		}
+	}
 	began, count := time.Now(), 0
+	known := map[string]bool{}
 	slog.Info("publishing all domains: Redis knows none, or others than the database", "last", last)
 	for after := ""; ; {
 		domains, err := p.service.storage.Domains(ctx, storage.Query{After: after, Limit: fullPage})
@@ -291,16 +333,18 @@ func (p *Publisher) publishAll(ctx context.Context, redis rueidis.Client, cursor
 		if len(domains) == 0 {
 			break
 		}
-		if err := p.publishPage(ctx, redis, after, domains); err != nil {
+		if err := p.publishPage(ctx, redis, after, domains, when); err != nil {
 			return 0, err
+		}
+		for i := range domains {
+			known[domains[i].Name] = true
 		}
 		count += len(domains)
 		after = domains[len(domains)-1].Name
 	}
-	// Away with a stream of another database; proxies see its numbers fall and trust nothing that they have.
-	if cursor > last {
-		if err := redis.Do(ctx, redis.B().Del().Key(certrecord.ChangesKey).Build()).Error(); err != nil {
-			return 0, fmt.Errorf("redis: %w", err)
+	if restored {
+		if err := removeOthers(ctx, redis, known); err != nil {
+			return 0, err
 		}
 	}
 	if last > 0 {
@@ -312,27 +356,46 @@ func (p *Publisher) publishAll(ctx context.Context, redis rueidis.Client, cursor
 	return last, nil
 }
 
-func (p *Publisher) publishPage(ctx context.Context, redis rueidis.Client, after string, domains []storage.Domain) error {
+// removeOthers takes records away whose domains the database does not have.
+func removeOthers(ctx context.Context, redis rueidis.Client, known map[string]bool) error {
+	prefix := certrecord.RedisKey("")
+	for cursor := uint64(0); ; {
+		page, err := redis.Do(ctx, redis.B().Scan().Cursor(cursor).Match(prefix+"*").Count(1000).Build()).AsScanEntry()
+		if err != nil {
+			return fmt.Errorf("redis: %w", err)
+		}
+		for _, key := range page.Elements {
+			if known[strings.TrimPrefix(key, prefix)] {
+				continue
+			}
+			if err := redis.Do(ctx, redis.B().Del().Key(key).Build()).Error(); err != nil {
+				return fmt.Errorf("redis: %w", err)
+			}
+		}
+		if cursor = page.Cursor; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+func (p *Publisher) publishPage(ctx context.Context, redis rueidis.Client, after string, domains []storage.Domain, when string) error {
 	certificates, err := p.service.storage.Certificates(ctx, after, domains[len(domains)-1].Name)
 	if err != nil {
 		return err
 	}
+	// By name: a domain may have been made between the two questions, and is in one answer alone.
+	byDomain := map[string][]storage.Certificate{}
+	for _, c := range certificates {
+		byDomain[c.Domain] = append(byDomain[c.Domain], c)
+	}
 	records := make([]rueidis.LuaExec, 0, len(domains))
 	for i := range domains {
-		own := 0
-		for own < len(certificates) && certificates[own].Domain == domains[i].Name {
-			own++
-		}
-		record, err := p.service.record(&domains[i], certificates[:own])
+		sealed, err := p.seal(&domains[i], byDomain[domains[i].Name])
 		if err != nil {
-			return err
+			slog.Error("a domain cannot be published", "domain", domains[i].Name, "error", err)
+			continue
 		}
-		certificates = certificates[own:]
-		sealed, err := certrecord.Seal(p.service.keys, record)
-		if err != nil {
-			return err
-		}
-		records = append(records, setRecord(domains[i].Name, sealed, "always"))
+		records = append(records, setRecord(domains[i].Name, sealed, when))
 	}
 	return set(ctx, redis, records)
 }

@@ -114,7 +114,7 @@ func TestPublisher(t *testing.T) {
 	put(t, service, "a.example", "one")
 	inRedis(t, redis, "a.example", "one")
 	chain, key := certstest.New(t).Pair(t, "a.example")
-	if err := service.PutCertificate(t.Context(), "t", "a.example", "upload", chain, key); err != nil {
+	if err := service.PutCertificate(t.Context(), "t", "a.example", "upload", 0, chain, key); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
@@ -177,11 +177,15 @@ func TestPublisher(t *testing.T) {
 	put(t, service, "c.example", "restored")
 	inRedis(t, redis, "c.example", "restored")
 	eventually(t, func() error {
-		if got := stream(t, redis); len(got) == 0 || got[0] != "1 *" {
-			return fmt.Errorf("%v", got)
+		// Numbers go on behind those that were given before, so that what is made now is newer than all of then.
+		if got := fmt.Sprint(stream(t, redis)); got != "[7 * 8 e.example 9 *]" {
+			return errors.New(got)
 		}
 		return nil
 	})
+	inRedis(t, redis, "d.example", "") // It was registered after the backup, and is nobody's now.
+	put(t, service, "d.example", "anew")
+	inRedis(t, redis, "d.example", "anew")
 }
 
 // TestPublishers: several at once, and writers, end with what the database says, each change in the stream once or

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/shopset/shopset/internal/certrecord"
 	"github.com/shopset/shopset/internal/certs/storage"
@@ -102,8 +103,8 @@ func (d *Domain) check() error {
 		problems.add("labels: there are %d, more than %d", len(d.Labels), maxLabels)
 	}
 	for _, label := range slices.Sorted(maps.Keys(d.Labels)) {
-		if !labelPattern.MatchString(label) || len(d.Labels[label]) > maxLabelValue {
-			problems.add("label %q: want up to 63 letters, digits, dots, slashes, dashes or underscores, and a value of %d bytes at most", clip(label), maxLabelValue)
+		if !labelPattern.MatchString(label) || len(d.Labels[label]) > maxLabelValue || !utf8.ValidString(d.Labels[label]) || strings.ContainsRune(d.Labels[label], 0) {
+			problems.add("label %q: want up to 63 letters, digits, dots, slashes, dashes or underscores, and a value of %d bytes of UTF-8 at most", clip(label), maxLabelValue)
 		}
 	}
 	if len(d.Options.Allow) > maxAllow {
@@ -126,10 +127,29 @@ func (d *Domain) check() error {
 			problems.add("options.upstream %q: want http:// or https:// with a host, and neither user nor fragment", clip(upstream))
 		}
 	}
+	if size := d.size(); size > maxDomainBytes {
+		problems.add("labels and options have %d bytes, more than %d", size, maxDomainBytes)
+	}
 	if d.Managed && strings.HasPrefix(d.Name, "*.") {
 		problems.add("%s: a wildcard cannot be managed, because HTTP-01 does not prove it; upload its certificate", d.Name)
 	}
 	return problems.orNil()
+}
+
+// maxDomainBytes bounds labels and options, and maxChainBytes a chain, so that a record is always below certrecord.MaxSize.
+const (
+	maxDomainBytes = 16 << 10
+	maxChainBytes  = 16 << 10
+)
+
+func (d *Domain) size() (total int) {
+	for label, value := range d.Labels {
+		total += len(label) + len(value)
+	}
+	for _, network := range d.Options.Allow {
+		total += len(network)
+	}
+	return total + len(d.Options.Upstream)
 }
 
 // PutDomain registers a domain, or replaces what is known of it but for its certificates. ifVersion, unless zero,
@@ -202,15 +222,15 @@ func (s *Service) DeleteDomain(ctx context.Context, who, name string, ifVersion 
 }
 
 // PutCertificate checks a certificate and its key, in PEM, and gives them to a domain. source says where they
-// are from.
-func (s *Service) PutCertificate(ctx context.Context, who, domain, source string, chainPEM, keyPEM []byte) error {
+// are from; ifVersion is the version that the domain must have, zero for any.
+func (s *Service) PutCertificate(ctx context.Context, who, domain, source string, ifVersion uint64, chainPEM, keyPEM []byte) error {
 	pair, err := CheckPair(domain, chainPEM, keyPEM, s.now())
 	if err != nil {
 		return err
 	}
 	c := s.seal(domain, source, pair)
 	return s.apply(ctx, who, "put certificate", []any{"domain", domain, "kind", c.Kind, "serial", c.Serial, "source", source, "notAfter", c.NotAfter.UTC()},
-		storage.Change{PutCertificate: c})
+		storage.Change{PutCertificate: c, IfVersion: ifVersion})
 }
 
 func (s *Service) seal(domain, source string, pair *Pair) *storage.Certificate {
@@ -220,10 +240,10 @@ func (s *Service) seal(domain, source string, pair *Pair) *storage.Certificate {
 
 func keyContext(domain string) string { return "key " + domain }
 
-// DeleteCertificate takes a domain's certificate of a kind away, as when it was revoked.
-func (s *Service) DeleteCertificate(ctx context.Context, who, domain string, kind certrecord.Kind) error {
+// DeleteCertificate takes a domain's certificate of a kind away, as when it was revoked. ifVersion is as for PutCertificate.
+func (s *Service) DeleteCertificate(ctx context.Context, who, domain string, kind certrecord.Kind, ifVersion uint64) error {
 	return s.apply(ctx, who, "delete certificate", []any{"domain", domain, "kind", kind},
-		storage.Change{DeleteCertificate: &storage.Certificate{Domain: domain, Kind: kind}})
+		storage.Change{DeleteCertificate: &storage.Certificate{Domain: domain, Kind: kind}, IfVersion: ifVersion})
 }
 
 // Record returns that of exactly this name.

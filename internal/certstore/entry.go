@@ -3,6 +3,7 @@ package certstore
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
@@ -39,7 +40,10 @@ var noOptions = &certrecord.Options{}
 type entry struct {
 	domain     *Domain
 	ecdsa, rsa *tls.Certificate
-	version    uint64
+	// ecdsaEnds and rsaEnds are when they do, in Unix seconds; scheme is what a client must know for the first.
+	ecdsaEnds, rsaEnds int64
+	scheme             tls.SignatureScheme
+	version            uint64
 	// ends is when the first of the certificates does, in Unix seconds; zero without.
 	ends int64
 	// changed is the number of a change that made it old; zero while none did.
@@ -61,23 +65,23 @@ func (e *entry) name() string { return e.domain.Name }
 
 var errNoCertificate = errors.New("the domain has no certificate")
 
-// pick chooses by what the client can do.
-func (e *entry) pick(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+// pick chooses by what the client can do; one that has ended only if there is no other.
+func (e *entry) pick(hello *tls.ClientHelloInfo, now int64) (certificate *tls.Certificate, ended bool, err error) {
 	switch {
-	case e.ecdsa != nil && (e.rsa == nil || supportsECDSA(hello)):
-		return e.ecdsa, nil
+	case e.ecdsa != nil && (e.rsa == nil || supportsECDSA(hello, e.scheme) && (e.ecdsaEnds > now || e.rsaEnds <= now)):
+		return e.ecdsa, e.ecdsaEnds <= now, nil
 	case e.rsa != nil:
-		return e.rsa, nil
+		return e.rsa, e.rsaEnds <= now, nil
 	}
-	return nil, errNoCertificate
+	return nil, true, errNoCertificate
 }
 
-// supportsECDSA says whether a client can do ECDSA on P-256, as far as it says so itself.
-func supportsECDSA(hello *tls.ClientHelloInfo) bool {
+// supportsECDSA says whether a client can do ECDSA on the curve of a scheme, as far as it says so itself.
+func supportsECDSA(hello *tls.ClientHelloInfo, wanted tls.SignatureScheme) bool {
 	if len(hello.SignatureSchemes) > 0 { // TLS 1.2 and later (RFC 8446, 4.2.3).
 		able := false
 		for _, scheme := range hello.SignatureSchemes {
-			able = able || scheme == tls.ECDSAWithP256AndSHA256 || scheme == tls.ECDSAWithP384AndSHA384 || scheme == tls.ECDSAWithSHA1
+			able = able || scheme == wanted || scheme == tls.ECDSAWithSHA1 && !slices.Contains(hello.SupportedVersions, tls.VersionTLS13)
 		}
 		if !able {
 			return false
@@ -90,7 +94,7 @@ func supportsECDSA(hello *tls.ClientHelloInfo) bool {
 	}
 	curve := len(hello.SupportedCurves) == 0
 	for _, c := range hello.SupportedCurves {
-		curve = curve || c == tls.CurveP256
+		curve = curve || c == tls.CurveP256 && wanted == tls.ECDSAWithP256AndSHA256 || c == tls.CurveP384 && wanted == tls.ECDSAWithP384AndSHA384
 	}
 	if !curve {
 		return false
@@ -104,6 +108,16 @@ func supportsECDSA(hello *tls.ClientHelloInfo) bool {
 		}
 	}
 	return false
+}
+
+// schemeOf is the signature that a certificate's key makes in TLS 1.3.
+func schemeOf(certificate *tls.Certificate) tls.SignatureScheme {
+	if signer, ok := certificate.PrivateKey.(crypto.Signer); ok {
+		if key, ok := signer.Public().(*ecdsa.PublicKey); ok && key.Curve == elliptic.P384() {
+			return tls.ECDSAWithP384AndSHA384
+		}
+	}
+	return tls.ECDSAWithP256AndSHA256
 }
 
 // Costs of what is in memory, in bytes, as measured (TestMemory).
@@ -142,9 +156,9 @@ func (i *interner) load(record *certrecord.Record) (*entry, error) {
 		cost += size
 		switch c.Kind {
 		case certrecord.ECDSA:
-			e.ecdsa = certificate
+			e.ecdsa, e.ecdsaEnds, e.scheme = certificate, c.NotAfter, schemeOf(certificate)
 		case certrecord.RSA:
-			e.rsa = certificate
+			e.rsa, e.rsaEnds = certificate, c.NotAfter
 		default:
 			return nil, fmt.Errorf("certificate of %s: kind %q is not known", record.Name, c.Kind)
 		}

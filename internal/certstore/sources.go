@@ -53,15 +53,13 @@ func (s *redisSource) find(ctx context.Context, name string) (*certrecord.Record
 	for i, name := range names {
 		commands[i] = client.B().Get().Key(certrecord.RedisKey(name)).Build()
 	}
-	if s.alone {
-		commands = append(commands, client.B().Exists().Key(certrecord.ChangesKey).Build())
-	}
+	commands = append(commands, client.B().Exists().Key(certrecord.ChangesKey).Build())
 	results := client.DoMulti(ctx, commands...)
 	none := errAbsent
-	if s.alone {
-		if complete, err := results[len(names)].AsBool(); err == nil && complete {
-			none = errNone
-		}
+	complete, err := results[len(names)].AsBool()
+	complete = complete && err == nil
+	if s.alone && complete {
+		none = errNone
 	}
 	for i, result := range results[:len(names)] {
 		sealed, err := result.AsBytes()
@@ -78,6 +76,10 @@ func (s *redisSource) find(ctx context.Context, name string) (*certrecord.Record
 		}
 		if err != nil {
 			return nil, &brokenRecord{err}
+		}
+		// Until all are published, that there is no record of the name itself says nothing: the wildcard's came first.
+		if i > 0 && none == errAbsent && !complete && !s.alone { //nolint:errorlint // It is this very one.
+			return nil, errAbsent
 		}
 		return record, nil
 	}

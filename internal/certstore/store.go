@@ -72,6 +72,7 @@ func or[T comparable](value, otherwise T) T {
 // Errors of handshakes. They are made once, because a scanner causes many.
 var (
 	ErrUnknown     = errors.New("no such domain")
+	ErrRefused     = errors.New("the client has asked for too many unknown domains")
 	ErrNoName      = errors.New("the handshake names no domain")
 	ErrUnavailable = errors.New("the domain is not in memory, and neither Redis nor the certificate API answers")
 	ErrBusy        = errors.New("too many domains are asked for that are not in memory")
@@ -87,6 +88,8 @@ type Store struct {
 	clock    clock
 	// calls of the API, and of Redis, which bears more.
 	calls, redisCalls *rate.Limiter
+	// challenges bounds what askers of ACME challenges may cause.
+	challenges *rate.Limiter
 	// unknown are names that nobody has; covered those that have no record of their own but a wildcard's.
 	unknown, covered *unknown
 	scanners         *scanners
@@ -110,6 +113,8 @@ type flight struct {
 	err   error
 	// changed is the number of a change of the name since it began, guarded by the store's lock.
 	changed uint64
+	// again says that the name's wildcard changed since it began, guarded likewise.
+	again bool
 }
 
 // redisShare is how many calls Redis gets for one of the API.
@@ -127,6 +132,7 @@ func New(config Config) (*Store, error) {
 	s := &Store{config: config, cache: newCache(config.MaxBytes), interner: newInterner(), clock: clock{config.Now(), config.Now},
 		calls:      rate.NewLimiter(rate.Limit(config.CallsPerSecond), 2*config.CallsPerSecond),
 		redisCalls: rate.NewLimiter(rate.Limit(redisShare*config.CallsPerSecond), 2*redisShare*config.CallsPerSecond),
+		challenges: rate.NewLimiter(50, 100),
 		unknown:    newUnknown(config.UnknownNames), covered: newUnknown(config.UnknownNames),
 		scanners: &scanners{seed: maphash.MakeSeed(), perHour: uint32(config.UnknownPerHour), burst: uint32(config.UnknownPerHour)}, //nolint:gosec // A small number.
 		flights:  map[string]*flight{}, refreshing: make(chan struct{}, maxRefreshing)}
@@ -150,16 +156,19 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 		s.metrics.answer(resultNoName)
 		return nil, ErrNoName
 	}
-	e, err := s.find(hello.Context(), name, clientOf(hello.Conn))
+	e, err := s.find(hello.Context(), name, clientOf(hello.Conn), true)
 	if err != nil {
 		return nil, err
 	}
-	certificate, err := e.pick(hello)
-	if wildcard := certrecord.Wildcard(name); err != nil && wildcard != "" && e.name() == name {
-		// It has a record for its options alone, or waits for its first certificate. It is nobody's fault if there is
-		// no wildcard either, so that the client is not charged.
-		if other, errOther := s.find(hello.Context(), wildcard, netip.Addr{}); errOther == nil {
-			return other.pick(hello)
+	now := s.config.Now().Unix()
+	certificate, ended, err := e.pick(hello, now)
+	if wildcard := certrecord.Wildcard(name); (err != nil || ended) && wildcard != "" && e.name() == name {
+		// It has a record for its options alone, waits for its first certificate, or its own has ended. It is nobody's fault if
+		// there is no wildcard either, so that the client is not charged.
+		if other, errOther := s.find(hello.Context(), wildcard, netip.Addr{}, false); errOther == nil {
+			if better, endedToo, errBetter := other.pick(hello, now); errBetter == nil && (err != nil || !endedToo) {
+				return better, nil //nolint:nilerr // The wildcard's serves.
+			}
 		}
 	}
 	return certificate, err
@@ -182,7 +191,8 @@ func (s *Store) Domain(ctx context.Context, host string, client netip.Addr) (*Do
 	if !ok {
 		return nil, ErrUnknown
 	}
-	e, err := s.find(ctx, name, client)
+	// Not the wildcard's when nobody can say whether the name has its own: it may be another shop's.
+	e, err := s.find(ctx, name, client, false)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +210,9 @@ func (s *Store) inMemory(name string, now uint32) *entry {
 	return nil
 }
 
-func (s *Store) find(ctx context.Context, name string, client netip.Addr) (*entry, error) {
+// find returns the entry that serves a name. orWildcard takes that of the wildcard when nobody can say whether the name has its
+// own: its certificate fits.
+func (s *Store) find(ctx context.Context, name string, client netip.Addr, orWildcard bool) (*entry, error) {
 	now := s.clock.seconds()
 	e := s.inMemory(name, now)
 	if e != nil {
@@ -218,11 +230,11 @@ func (s *Store) find(ctx context.Context, name string, client netip.Addr) (*entr
 		}
 		if s.scanners.refused(client, now) {
 			s.metrics.answer(resultRefused)
-			return nil, ErrUnknown
+			return nil, ErrRefused
 		}
 	}
 	found, err := s.askFor(ctx, name, e)
-	if err != nil && e == nil && !errors.Is(err, ErrUnknown) {
+	if err != nil && e == nil && orWildcard && !errors.Is(err, ErrUnknown) {
 		e = s.cache.peek(certrecord.Wildcard(name)) // Nobody can say that it has none of its own, but this one fits.
 	}
 	switch {
@@ -308,15 +320,16 @@ func (s *Store) fly(name string, f *flight) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.RedisTimeout+s.config.APITimeout)
 	defer cancel()
 	newest := uint64(0)
-	if e := s.cache.peek(name); e != nil { // A source that has less than memory is behind.
+	// A source that has less than memory is behind, unless numbers have begun anew.
+	if e := s.cache.peek(name); e != nil && e.epoch == s.epoch.Load() {
 		newest = max(e.version, e.changed.Load())
 	}
 	for {
 		epoch := s.epoch.Load()
 		e, err := s.fetch(ctx, name, newest)
 		s.mu.Lock()
-		if f.changed > newest && ctx.Err() == nil {
-			newest = f.changed
+		if (f.changed > newest || f.again) && ctx.Err() == nil {
+			newest, f.again = max(newest, f.changed), false
 			s.mu.Unlock()
 			continue
 		}
@@ -436,7 +449,7 @@ func (s *Store) changed(c change) {
 	if c.Name != "" && c.Name[0] == '*' { // Names below it may be asked for just now.
 		for name, f := range s.flights {
 			if certrecord.Wildcard(name) == c.Name {
-				f.changed = max(f.changed, c.Number)
+				f.again = true // It may be the answer for a name that has none of its own.
 			}
 		}
 	}

@@ -138,7 +138,7 @@ func (w *world) register(names ...string) {
 func (w *world) renew(name string) {
 	w.t.Helper()
 	chain, key := w.ca.Pair(w.t, name)
-	if err := w.service.PutCertificate(w.t.Context(), "t", name, "upload", chain, key); err != nil {
+	if err := w.service.PutCertificate(w.t.Context(), "t", name, "upload", 0, chain, key); err != nil {
 		w.t.Fatal(err)
 	}
 }

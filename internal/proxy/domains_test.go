@@ -92,7 +92,7 @@ func (d *domains) put(domain certs.Domain) {
 func (d *domains) certify(name string) {
 	d.t.Helper()
 	chain, key := d.ca.Pair(d.t, name)
-	if err := d.service.PutCertificate(d.t.Context(), "test", name, "upload", chain, key); err != nil {
+	if err := d.service.PutCertificate(d.t.Context(), "test", name, "upload", 0, chain, key); err != nil {
 		d.t.Fatal(err)
 	}
 }

@@ -13,9 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
-
 	"github.com/shopset/shopset/internal/admin"
 )
 
@@ -80,7 +77,10 @@ func FuzzHeaders(f *testing.F) {
 
 // TestHTTP2Upstreams: over TLS, and without for those who are known to speak it.
 func TestHTTP2Upstreams(t *testing.T) {
-	plain := httptest.NewServer(h2c.NewHandler(http.HandlerFunc(mirrorProto), &http2.Server{}))
+	plain := httptest.NewUnstartedServer(http.HandlerFunc(mirrorProto))
+	plain.Config.Protocols = &http.Protocols{}
+	plain.Config.Protocols.SetUnencryptedHTTP2(true)
+	plain.Start()
 	t.Cleanup(plain.Close)
 	secure := httptest.NewUnstartedServer(http.HandlerFunc(mirrorProto))
 	secure.EnableHTTP2 = true

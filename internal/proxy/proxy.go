@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,7 +167,20 @@ func (p *Proxy) tlsConfig() (*tls.Config, error) {
 		}
 		return certificate, err
 	}
-	return config, p.domains.TicketKeys(p.ctx, config)
+	if err := p.domains.TicketKeys(p.ctx, config); err != nil {
+		return nil, err
+	}
+	// A ticket of TLS 1.2 holds what its session is encrypted with: who learns the keys of tickets later could read what was
+	// recorded. Those of 1.3 do not.
+	old := config.Clone()
+	old.SessionTicketsDisabled = true
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(hello.SupportedVersions, tls.VersionTLS13) {
+			return nil, nil //nolint:nilnil // That is how the usual one is taken.
+		}
+		return old, nil
+	}
+	return config, nil
 }
 
 // newPipeline makes what serves requests of a configuration.

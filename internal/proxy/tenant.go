@@ -21,8 +21,13 @@ func (p *pipeline) tenant(e *exchange) (done bool) {
 	if p.domains == nil {
 		return false
 	}
-	domain, err := p.domains.Domain(e.request.Context(), e.host, peer(e.request.RemoteAddr))
+	domain, err := p.domains.Domain(e.request.Context(), e.host, e.client)
 	switch {
+	case errors.Is(err, certstore.ErrRefused): // Nobody knows what may be done here, and this one has asked for too much.
+		e.refused = "unknown hosts"
+		e.Header().Set("Retry-After", "60")
+		errorPage(e, http.StatusTooManyRequests)
+		return true
 	case err == nil:
 		e.domain = domain
 	case errors.Is(err, certstore.ErrUnknown) && p.refuseUnknown && e.request.TLS != nil:

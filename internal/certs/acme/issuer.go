@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	randv2 "math/rand/v2"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -70,8 +71,6 @@ const (
 	// firstRetry is doubled with each failure, up to lastRetry.
 	firstRetry = time.Minute
 	lastRetry  = 24 * time.Hour
-	// pauseWhenLimited is for authorities that do not say for how long.
-	pauseWhenLimited = 10 * time.Minute
 )
 
 // New makes an issuer.
@@ -104,19 +103,39 @@ type limits struct {
 func (l *limits) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := l.base.RoundTrip(request)
 	if err == nil && response.StatusCode == http.StatusTooManyRequests {
-		l.issuer.pause(response.Header.Get("Retry-After"))
+		until := l.issuer.retryAfter(response.Header.Get("Retry-After"))
+		if job, ok := request.Context().Value(limitKey{}).(*jobLimit); ok {
+			job.until = until
+		}
+		l.issuer.pause(until)
 	}
 	return response, err
 }
 
-// pause asks nothing until then; after is Retry-After (RFC 9110, 10.2.3).
-func (i *Issuer) pause(after string) {
+// jobLimit is what the authority said to a job.
+type jobLimit struct{ until time.Time }
+
+type limitKey struct{}
+
+// retryAfter reads the header (RFC 9110, 10.2.3): a day at most, longestPause when it says nothing.
+func (i *Issuer) retryAfter(text string) time.Time {
 	now := i.config.Now()
-	until := now.Add(pauseWhenLimited)
-	if seconds, err := strconv.Atoi(after); err == nil && seconds > 0 {
-		until = now.Add(time.Duration(min(seconds, int(lastRetry/time.Second))) * time.Second)
-	} else if at, err := http.ParseTime(after); err == nil && at.After(now) {
-		until = at
+	if seconds, err := strconv.Atoi(text); err == nil && seconds > 0 {
+		return now.Add(time.Duration(min(seconds, int(lastRetry/time.Second))) * time.Second)
+	}
+	if at, err := http.ParseTime(text); err == nil && at.After(now) {
+		return now.Add(min(at.Sub(now), lastRetry))
+	}
+	return now.Add(longestPause)
+}
+
+// longestPause bounds how long nothing is asked at all: most limits are those of one domain, whose own plan waits longer.
+const longestPause = 5 * time.Minute
+
+// pause asks nothing until then, or for longestPause.
+func (i *Issuer) pause(until time.Time) {
+	if longest := i.config.Now().Add(longestPause); until.After(longest) {
+		until = longest
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -154,40 +173,47 @@ func (i *Issuer) Once(ctx context.Context) (int, error) {
 	if _, yes := i.paused(); yes {
 		return 0, nil
 	}
+	// The account comes first: an authority that is away is no failure of the domains that are due.
+	account, err := i.account(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("account at the authority: %w", err)
+	}
 	now := i.config.Now()
 	jobs, err := i.storage.Claim(ctx, i.holder, now, now.Add(leaseTime), i.config.Parallel)
 	if err != nil || len(jobs) == 0 {
 		return 0, err
 	}
-	account, err := i.account(ctx)
-	if err != nil {
-		err = fmt.Errorf("account at the authority: %w", err)
-	}
 	var group sync.WaitGroup
 	for _, job := range jobs {
-		group.Go(func() { i.work(ctx, job, account, err) })
+		group.Go(func() { i.work(ctx, job, account) })
 	}
 	group.Wait()
 	return len(jobs), nil
 }
 
-// work issues one certificate and plans the job anew. failed is why it cannot even begin.
-func (i *Issuer) work(ctx context.Context, job storage.Job, account acmezacme.Account, failed error) {
-	due, err := time.Time{}, failed
-	if err == nil {
-		due, err = i.issue(ctx, job.Domain, account)
-	}
+// work issues one certificate and plans the job anew.
+func (i *Issuer) work(ctx context.Context, job storage.Job, account acmezacme.Account) {
+	limit := &jobLimit{}
+	due, err := i.issue(context.WithValue(ctx, limitKey{}, limit), job.Domain, account)
 	until, limited := i.paused()
+	var problem acmezacme.Problem
+	own := errors.As(err, &problem) && problem.Type == acmezacme.ProblemTypeRateLimited
 	switch {
 	case err == nil:
 		job.Failures, job.LastError, job.Due = 0, "", due
-	case limited: // No failure of this domain.
+	case limited && !own: // No failure of this domain.
 		job.LastError, job.Due = "the authority is asked too often", until.Add(jitter(firstRetry))
+	case errors.As(err, new(*url.Error)): // The authority cannot be reached, which is no failure of this domain either.
+		job.LastError, job.Due = clip(err.Error()), i.config.Now().Add(firstRetry+jitter(firstRetry))
+		slog.Error("the authority cannot be reached", "domain", job.Domain, "error", err)
 	default:
 		job.Failures++
 		job.LastError = clip(err.Error())
 		wait := min(lastRetry, firstRetry<<min(job.Failures-1, 12))
 		job.Due = i.config.Now().Add(wait + jitter(wait/4))
+		if limit.until.After(job.Due) {
+			job.Due = limit.until.Add(jitter(firstRetry))
+		}
 		slog.Error("a certificate was not issued", "domain", job.Domain, "failures", job.Failures, "next", job.Due, "error", err)
 	}
 	// The job is told even when the program is to end.
@@ -214,7 +240,7 @@ func clip(text string) string {
 func (i *Issuer) issue(ctx context.Context, domain string, account acmezacme.Account) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, jobTime)
 	defer cancel()
-	_, have, err := i.storage.Domain(ctx, domain)
+	known, have, err := i.storage.Domain(ctx, domain)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -239,7 +265,8 @@ func (i *Issuer) issue(ctx context.Context, domain string, account acmezacme.Acc
 		return time.Time{}, err
 	}
 	chain := issued[0].ChainPEM
-	if err := i.service.PutCertificate(ctx, "acme", domain, "acme", chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	// Only if the domain is what it was: its owner may have uploaded a certificate meanwhile, or manages it alone.
+	if err := i.service.PutCertificate(ctx, "acme", domain, "acme", known.Version, chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return time.Time{}, err
 	}
 	block, _ := pem.Decode(chain) // It was read just now.
@@ -261,7 +288,7 @@ func twoThirds(notBefore, notAfter time.Time) time.Time {
 
 const (
 	accountLease = "acme account"
-	accountWait  = 30 * time.Second
+	accountWait  = 2 * time.Minute // longer than a request may take
 )
 
 // account returns ours at the authority; the first of all replicas makes it.
@@ -313,6 +340,23 @@ func (i *Issuer) register(ctx context.Context, name string) (acmezacme.Account, 
 	// The account's address comes first, in a line of its own.
 	sealed := i.service.Seal(append([]byte(account.Location+"\n"), der...), name)
 	return account, i.storage.PutValue(ctx, name, sealed, time.Time{})
+}
+
+// Reseal seals the account's key with the first key of the keyring, as a rotation of keys has it.
+func (i *Issuer) Reseal(ctx context.Context) error {
+	name := accountLease + " " + i.config.Directory
+	sealed, err := i.storage.Value(ctx, name, i.config.Now())
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	plain, err := i.service.Open(sealed, name)
+	if err != nil {
+		return fmt.Errorf("the key of the account at the authority %w", err)
+	}
+	return i.storage.PutValue(ctx, name, i.service.Seal(plain, name), time.Time{})
 }
 
 func (i *Issuer) open(sealed []byte, name string) (acmezacme.Account, error) {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -64,7 +65,14 @@ func Run(ctx context.Context, config Config) (Result, error) {
 		config.Parallel = 8
 	}
 	if config.Client == nil {
-		config.Client = http.DefaultClient
+		config.Client = &http.Client{Timeout: time.Minute}
+	}
+	// What is sent holds private keys.
+	client := *config.Client
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	config.Client = &client
+	if u, err := url.Parse(config.URL); err != nil || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+		return Result{}, fmt.Errorf("%q: want an https:// URL; http:// is for this machine alone", config.URL)
 	}
 	sources, err := find(config.Folder)
 	if err != nil {
@@ -103,6 +111,11 @@ func Run(ctx context.Context, config Config) (Result, error) {
 		i.errs = append(i.errs, errors.New("interrupted; the same command goes on where it was"))
 	}
 	return result(), errors.Join(i.errs...)
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // find lists the certificates of a folder, sorted by name. What lacks its other half is told, all at once.
@@ -219,7 +232,8 @@ func read(path string) ([]byte, error) {
 	return content, err
 }
 
-// has says whether the domain has this very certificate, by its serial number and end.
+// has says whether the domain has this very certificate, by its serial number, or one of its kind that ends no earlier: what
+// was renewed meanwhile must not be replaced by what is older.
 func has(known []certs.CertificateState, chain []byte) bool {
 	block, _ := pem.Decode(chain)
 	if block == nil {
@@ -227,7 +241,11 @@ func has(known []certs.CertificateState, chain []byte) bool {
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	return err == nil && slices.ContainsFunc(known, func(c certs.CertificateState) bool {
-		return c.Serial == leaf.SerialNumber.Text(16) && c.NotAfter.Equal(leaf.NotAfter)
+		kind := certrecord.RSA
+		if leaf.PublicKeyAlgorithm == x509.ECDSA {
+			kind = certrecord.ECDSA
+		}
+		return c.Kind == kind && !c.NotAfter.Before(leaf.NotAfter)
 	})
 }
 

@@ -108,6 +108,9 @@ type Storage interface {
 	Changes(ctx context.Context, after uint64, limit int) ([]Numbered, error)
 	// LastChange is the number of the last change, zero before the first.
 	LastChange(ctx context.Context) (uint64, error)
+	// SkipChanges has numbers go on behind at least this one, if they do not yet, with a change of "*" there, and returns the last
+	// number. ErrConflict when something changed meanwhile.
+	SkipChanges(ctx context.Context, least uint64) (uint64, error)
 	// ForgetChanges drops the changes made before a time, but never the last one.
 	ForgetChanges(ctx context.Context, before time.Time) error
 

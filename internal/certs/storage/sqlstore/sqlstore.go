@@ -160,10 +160,16 @@ func apply(ctx context.Context, tx *tx, change storage.Change, now time.Time) (n
 		if affected, err = touch(ctx, tx, name, number, now); err == nil && affected > 0 {
 			err = putCertificate(ctx, tx, change.PutCertificate)
 		}
+		if err == nil {
+			err = planAnew(ctx, tx, name, now)
+		}
 	default:
 		affected, err = tx.exec(ctx, "DELETE FROM certificates WHERE domain = ? AND kind = ?", name, string(change.DeleteCertificate.Kind))
 		if err == nil && affected > 0 {
 			affected, err = touch(ctx, tx, name, number, now)
+		}
+		if err == nil {
+			err = planAnew(ctx, tx, name, now)
 		}
 	}
 	if err == nil && affected == 0 {
@@ -188,6 +194,12 @@ func nameOf(change storage.Change) string {
 		return change.DeleteCertificate.Domain
 	}
 	return change.DeleteDomain
+}
+
+// planAnew has a managed domain looked at: the certificate that its plan was made for is another now, or none.
+func planAnew(ctx context.Context, tx *tx, name string, now time.Time) error {
+	_, err := tx.ExecContext(ctx, "UPDATE jobs SET due = ? WHERE domain = ?", now.UnixMilli(), name)
+	return err
 }
 
 func touch(ctx context.Context, tx *tx, name string, number uint64, now time.Time) (int64, error) {

@@ -67,6 +67,25 @@ func (s *Store) LastChange(ctx context.Context) (number uint64, err error) {
 	return number, nil
 }
 
+// SkipChanges implements storage.Storage.
+func (s *Store) SkipChanges(ctx context.Context, least uint64) (number uint64, err error) {
+	if number, err = s.LastChange(ctx); err != nil || number >= least {
+		return number, err
+	}
+	result, err := s.q().ExecContext(ctx, "UPDATE counter SET number = ? WHERE id = 1 AND number = ?", least, number)
+	if err != nil {
+		return 0, fmt.Errorf("skip changes: %w", err)
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return 0, fmt.Errorf("skip changes: %w", errors.Join(err, storage.ErrConflict)) // Something changed just now; try again.
+	}
+	// A change of everything stands at the new number, so that who is before it sees the gap.
+	if _, err := s.q().ExecContext(ctx, "INSERT INTO changes (number, name, made) VALUES (?, '*', ?) ON CONFLICT DO NOTHING", least, time.Now().UnixMilli()); err != nil {
+		return 0, fmt.Errorf("skip changes: %w", err)
+	}
+	return least, nil
+}
+
 // ForgetChanges implements storage.Storage.
 func (s *Store) ForgetChanges(ctx context.Context, before time.Time) error {
 	_, err := s.q().ExecContext(ctx, "DELETE FROM changes WHERE made < ? AND number < (SELECT number FROM counter WHERE id = 1)", before.UnixMilli())

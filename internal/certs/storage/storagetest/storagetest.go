@@ -22,7 +22,7 @@ import (
 func Run(t *testing.T, open func(t *testing.T) func() storage.Storage) {
 	for name, test := range map[string]func(*testing.T, func() storage.Storage){
 		"domains": testDomains, "pages": testPages, "certificates": testCertificates, "all or nothing": testAllOrNothing,
-		"changes": testChanges, "changes in the order of commits": testOrder, "conflicts": testConflicts, "jobs": testJobs,
+		"changes": testChanges, "numbers that are skipped": testSkip, "changes in the order of commits": testOrder, "conflicts": testConflicts, "jobs": testJobs,
 		"one holder per job": testClaims, "values": testValues, "leases": testLeases, "rotation": testRotation,
 		"closed": testClosed, "opened again": testReopen,
 	} {
@@ -192,6 +192,26 @@ func testAllOrNothing(t *testing.T, open func() storage.Storage) {
 	}
 	if next := apply(t, s, storage.Change{PutDomain: domain("b.example")}); next != before+1 {
 		t.Errorf("change %d follows %d", next, before)
+	}
+}
+
+func testSkip(t *testing.T, open func() storage.Storage) {
+	s := open()
+	last := apply(t, s, storage.Change{PutDomain: domain("a.example")})
+	if got, err := s.SkipChanges(t.Context(), 1); got != last || err != nil {
+		t.Errorf("numbers never fall: %d %v", got, err)
+	}
+	if got, err := s.SkipChanges(t.Context(), last+100); got != last+100 || err != nil {
+		t.Errorf("%d %v", got, err)
+	}
+	if _, err := s.Changes(t.Context(), last, 10); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("changes across the gap: %v", err)
+	}
+	if next := apply(t, s, storage.Change{PutDomain: domain("b.example")}); next != last+101 {
+		t.Errorf("change %d follows %d", next, last+100)
+	}
+	if changes, err := s.Changes(t.Context(), last+100, 10); err != nil || len(changes) != 1 {
+		t.Errorf("%v %v", changes, err)
 	}
 }
 
