@@ -12,7 +12,7 @@ TOOLS := $(SHOPSET_STATE)/tools
 # Each module is built by its own go.mod, as its users see it; go.work is for editors.
 export GOWORK := off
 # The modules whose tests need neither a cluster nor minutes.
-LIGHT_MODULES := . hack/image bench test/acme test/h2spec
+LIGHT_MODULES := . hack/image bench test/acme test/h2spec test/s3
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
