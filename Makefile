@@ -101,6 +101,10 @@ bench-proxy: tools ## shopset-proxy against nginx, HAProxy and httputil.ReverseP
 	@[ -x $(TOOLS)/caddy ] || { echo "building Caddy (minutes, the first time)"; cd bench/peers && go build -o $(TOOLS)/caddy github.com/caddyserver/caddy/v2/cmd/caddy; }
 	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy --caddy $(TOOLS)/caddy
 
+bench-cache: ## The cache manager against tar with zstd, rclone, and the bare creation of files
+	@hack/ensure-packages rclone zstd
+	@cd bench && go run ./cache
+
 ## Development
 
 generate: ## Generate deep copies and the CRD from api/
@@ -120,4 +124,4 @@ tools: | $(TOOLS)
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev
 
-.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester bench-certs generate tools
+.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester bench-certs bench-proxy bench-cache format generate tools
