@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -181,7 +180,7 @@ func (s *saving) walk(ctx context.Context) ([]file, error) {
 			return nil
 		case !entry.Type().IsRegular() || checkPath(name) != nil:
 			s.result.LeftOut++
-			return nil
+			return nil //nolint:nilerr // Nothing that can be saved.
 		}
 		info, err := entry.Info()
 		if errors.Is(err, fs.ErrNotExist) {
@@ -394,41 +393,6 @@ func (s *saving) readHead(ctx context.Context) (*head, string, error) {
 	return loadHead(ctx, s.Storage, s.Compatibility, s.Shop)
 }
 
-// loadHead returns an empty head when there is none.
-func loadHead(ctx context.Context, from storage.Storage, compat, shop string) (*head, string, error) {
-	content, info, err := readAll(ctx, from, headKey(compat, shop), maxHead)
-	if errors.Is(err, storage.ErrNotFound) {
-		return &head{Format: formatNumber, Shop: shop}, "", nil
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	h, err := readHead(content, shop)
-	return h, info.Tag, err
-}
-
-// readAll reads an object of at most limit bytes.
-func readAll(ctx context.Context, from storage.Storage, key string, limit int64) ([]byte, storage.Info, error) {
-	reader, info, err := from.Get(ctx, key, 0, -1)
-	if err != nil {
-		return nil, info, err
-	}
-	defer reader.Close()
-	content, err := io.ReadAll(io.LimitReader(reader, limit+1))
-	if err == nil && int64(len(content)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", key, limit)
-	}
-	return content, info, err
-}
-
-func readManifest(ctx context.Context, from storage.Storage, compat, shop string, g *Generation) (*manifest, error) {
-	content, _, err := readAll(ctx, from, manifestKey(compat, shop, g.Manifest), maxManifest)
-	if err != nil {
-		return nil, err
-	}
-	return decodeManifest(content, shop, g.Manifest)
-}
-
 // publish puts the manifest, then the head. Somebody else may have replaced it meanwhile; then both snapshots stay.
 func (s *saving) publish(ctx context.Context) error {
 	content, err := encodeManifest(&s.next)
@@ -443,7 +407,7 @@ func (s *saving) publish(ctx context.Context) error {
 		return err
 	}
 	made := Generation{Manifest: hash, Taken: s.taken.UTC(), Source: s.Source, Files: len(s.next.Files), Bytes: sizeOf(s.next.Files)}
-	number, err := changeHead(ctx, s.Storage, s.Compatibility, s.Shop, func(h *head) bool {
+	err = changeHead(ctx, s.Storage, s.Compatibility, s.Shop, func(h *head) bool {
 		made.Number = 1
 		for _, g := range h.Generations {
 			made.Number = max(made.Number, g.Number+1)
@@ -453,29 +417,6 @@ func (s *saving) publish(ctx context.Context) error {
 		h.Generations = h.Generations[:min(len(h.Generations), generations)]
 		return true
 	})
-	_ = number
 	s.result.Generation, s.result.Files, s.result.Bytes = made.Number, made.Files, made.Bytes
 	return err
-}
-
-// changeHead replaces a head by what change makes of it, as often as somebody else comes first. Nothing is written when change
-// says so.
-func changeHead(ctx context.Context, to storage.Storage, compat, shop string, change func(*head) bool) (*head, error) {
-	for try := 1; ; try++ {
-		h, tag, err := loadHead(ctx, to, compat, shop)
-		if err != nil {
-			return nil, err
-		}
-		if !change(h) {
-			return h, nil
-		}
-		content, err := json.Marshal(h)
-		if err != nil {
-			return nil, err
-		}
-		_, err = to.Put(ctx, headKey(compat, shop), content, storage.Condition{IfAbsent: tag == "", IfTag: tag})
-		if !errors.Is(err, storage.ErrConflict) || try == conflictTries {
-			return h, err
-		}
-	}
 }

@@ -42,7 +42,7 @@ func Revoke(ctx context.Context, to storage.Storage, compat, shop string, bad fu
 	if err := errors.Join(CheckShop(shop), CheckCompatibility(compat)); err != nil {
 		return 0, err
 	}
-	_, err = changeHead(ctx, to, compat, shop, func(h *head) bool {
+	err = changeHead(ctx, to, compat, shop, func(h *head) bool {
 		revoked = 0
 		newest := true
 		for i := range h.Generations {
