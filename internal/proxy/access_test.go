@@ -79,9 +79,7 @@ access:
 			t.Errorf("%d with %v", status, header)
 		}
 	}
-	if got := e.metric(`shopset_proxy_refused_total{rule="bots"}`); got != "2" {
-		t.Errorf("refused by bots: %s", got)
-	}
+	e.wantMetric(`shopset_proxy_refused_total{rule="bots"}`, "2")
 }
 
 // TestRateLimits: each key has its own bucket, and who is over gets told when to come again.

@@ -319,15 +319,13 @@ func TestTopShops(t *testing.T) {
 	}
 	server := admin.New()
 	server.Registry().MustRegister(shops)
-	e := &edge{admin: server}
+	e := &edge{t: t, admin: server}
 	for line, want := range map[string]string{`{shop="a"}`: "5", `{shop="b"}`: "3", `{shop="*"}`: "3", `{shop="c"}`: ""} {
 		if got := e.metric("shopset_proxy_shop_requests_total" + line); got != want {
 			t.Errorf("%s: %q, want %q", line, got, want)
 		}
 	}
-	if got := e.metric(`shopset_proxy_shop_failures_total{shop="*"}`); got != "2" {
-		t.Errorf("failures of the others: %q", got)
-	}
+	e.wantMetric(`shopset_proxy_shop_failures_total{shop="*"}`, "2")
 }
 
 // TestWebSocketKeepsItsBytes: what looks like no HTTP passes once the protocol was switched.

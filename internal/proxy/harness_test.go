@@ -240,3 +240,9 @@ func pemOf(certificate *x509.Certificate) string {
 }
 
 func newTestRegistry() *prometheus.Registry { return prometheus.NewRegistry() }
+
+// wantMetric waits for a value: metrics are counted when an exchange is over, which is after its client has the answer.
+func (e *edge) wantMetric(line, want string) {
+	e.t.Helper()
+	eventually(e.t, line+" is "+want, func() bool { return e.metric(line) == want })
+}

@@ -106,9 +106,7 @@ func TestHTTP2Upstreams(t *testing.T) {
 	if status, _, _ := do(t, client(t, false), newRequest(t, http.MethodGet, e.http+"/", nil)); status != http.StatusBadGateway {
 		t.Errorf("an upstream that cannot be verified: %d", status)
 	}
-	if got := e.metric(`shopset_proxy_role_failures_total{reason="certificate",role="shop"}`); got != "1" {
-		t.Errorf("the reason: %q", got)
-	}
+	e.wantMetric(`shopset_proxy_role_failures_total{reason="certificate",role="shop"}`, "1")
 }
 
 func mirrorProto(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }

@@ -211,7 +211,5 @@ func TestAccessLogAndMetrics(t *testing.T) {
 	if strings.Contains(text, "geheim") {
 		t.Errorf("a secret in the access log: %s", text)
 	}
-	if got := e.metric(`shopset_proxy_requests_total{code="200",role="shop"}`); got != "1" {
-		t.Errorf("requests: got %q", got)
-	}
+	e.wantMetric(`shopset_proxy_requests_total{code="200",role="shop"}`, "1")
 }
