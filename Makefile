@@ -92,13 +92,12 @@ bench-containertester: tools ## containertester against its peers and bare calls
 	@cd bench && CGO_ENABLED=0 go build -o $(TOOLS)/bench-containertester ./containertester
 	@TESTCONTAINERS_RYUK_DISABLED=true hack/with-docker containertester/testdata/run $(SHOPSET_STATE)/images $(TOOLS)/bench-containertester 2>/dev/null
 
-bench-certs: ## TLS for many domains: the proxy's store against nginx with Lua and HAProxy
+bench-certs: tools $(TOOLS)/caddy ## TLS for many domains: the proxy's store against nginx with Lua and HAProxy
 	@hack/ensure-packages nginx-light libnginx-mod-http-lua lua-nginx-redis haproxy redis-server
-	@cd bench && go run ./certs
+	@cd bench && go run ./certs --caddy $(TOOLS)/caddy
 
-bench-proxy: tools ## shopset-proxy against nginx, HAProxy and httputil.ReverseProxy
+bench-proxy: tools $(TOOLS)/caddy ## shopset-proxy against nginx, HAProxy and httputil.ReverseProxy
 	@hack/ensure-packages nginx-light haproxy wrk nghttp2-client
-	@[ -x $(TOOLS)/caddy ] || { echo "building Caddy (minutes, the first time)"; cd bench/peers && go build -o $(TOOLS)/caddy github.com/caddyserver/caddy/v2/cmd/caddy; }
 	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy --caddy $(TOOLS)/caddy
 
 bench-cache: ## The cache manager against tar with zstd, rclone, and the bare creation of files
@@ -114,6 +113,10 @@ generate: ## Generate deep copies and the CRD from api/
 $(TOOLS)/golangci-lint: hack/tools/go.mod | $(TOOLS)
 	@echo "building golangci-lint (minutes, the first time)"
 	@cd hack/tools && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(TOOLS)/caddy: bench/peers/go.mod | $(TOOLS)
+	@echo "building Caddy (minutes, the first time)"
+	@cd bench/peers && go build -o $@ github.com/caddyserver/caddy/v2/cmd/caddy
 
 $(TOOLS):
 	@[ -d "$(SHOPSET_STATE)" ] || { mkdir -p "$(SHOPSET_STATE)"; touch "$(SHOPSET_STATE)/.made-by-shopset"; }

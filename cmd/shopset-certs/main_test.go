@@ -198,6 +198,9 @@ func TestServeImportRotate(t *testing.T) {
 	}
 	redis.Up(t)
 	wait(t, func() bool { return strings.Contains(metrics(t, admin), "shopset_certs_redis_lag_changes 0") })
+	wait(t, func() bool {
+		return strings.Contains(metrics(t, admin), `shopset_certs_requests_total{code="200",route="PUT /v1/domains/{name}"}`)
+	})
 	log := stop()
 	if strings.Contains(log, "PRIVATE") || !strings.Contains(log, `"action":"put certificate"`) {
 		t.Errorf("log: %.2000s", log)

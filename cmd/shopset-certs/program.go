@@ -131,7 +131,9 @@ func (p *program) serve() error {
 	}
 	server := admin.New()
 	server.AddCheck("storage", p.storage.Ping)
-	services := []admin.Service{admin.HTTP(listener, certs.NewAPI(p.service, p.clients).Handler())}
+	api := certs.NewAPI(p.service, p.clients)
+	server.Registry().MustRegister(api.Collectors()...)
+	services := []admin.Service{admin.HTTP(listener, api.Handler())}
 	if p.redis != nil {
 		publisher := certs.NewPublisher(p.service, p.redis)
 		p.service.PublishTo(publisher)
@@ -139,6 +141,7 @@ func (p *program) serve() error {
 		services = append(services, background(publisher.Run))
 	}
 	if p.issuer != nil {
+		server.Registry().MustRegister(p.issuer.Collectors()...)
 		services = append(services, background(p.issuer.Run))
 	}
 	slog.Info("serving the certificate API", "address", listener.Addr().String(), "tls", p.tls != nil, "redis", p.redis != nil, "acme", p.issuer != nil)

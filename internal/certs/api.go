@@ -38,6 +38,7 @@ type API struct {
 	service *Service
 	clients *Clients
 	routes  []route
+	metrics *metrics
 }
 
 type route struct {
@@ -48,7 +49,7 @@ type route struct {
 
 // NewAPI makes one.
 func NewAPI(service *Service, clients *Clients) *API {
-	a := &API{service: service, clients: clients}
+	a := &API{service: service, clients: clients, metrics: newMetrics()}
 	a.routes = []route{
 		{"GET", "/v1/domains", Reader, a.listDomains},
 		{"GET", "/v1/domains/{name}", Reader, a.getDomain},
@@ -68,12 +69,13 @@ func NewAPI(service *Service, clients *Clients) *API {
 func (a *API) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, route := range a.routes {
-		mux.HandleFunc(route.method+" "+route.path, a.clients.allow(route.right, func(w http.ResponseWriter, r *http.Request) {
+		pattern := route.method + " " + route.path
+		mux.HandleFunc(pattern, a.metrics.observe(pattern, a.clients.allow(route.right, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
 			if err := route.handle(w, r); err != nil {
 				answerError(w, r, err)
 			}
-		}))
+		})))
 	}
 	mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")

@@ -28,6 +28,7 @@ import (
 
 	"github.com/mholt/acmez/v3"
 	acmezacme "github.com/mholt/acmez/v3/acme"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shopset/shopset/internal/certrecord"
 	"github.com/shopset/shopset/internal/certs"
@@ -58,6 +59,8 @@ type Issuer struct {
 	client  acmez.Client
 	holder  string
 
+	outcomes *prometheus.CounterVec
+
 	mu sync.Mutex
 	// pausedUntil is when the authority may be asked again.
 	pausedUntil time.Time
@@ -81,7 +84,9 @@ func New(config Config, s storage.Storage, service *certs.Service) *Issuer {
 	if config.Parallel == 0 {
 		config.Parallel = 4
 	}
-	i := &Issuer{config: config, storage: s, service: service, holder: certrecord.Token()}
+	i := &Issuer{config: config, storage: s, service: service, holder: certrecord.Token(),
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shopset_certs_jobs_total",
+			Help: "Certificates of managed domains that were looked at: good (issued, or need not be yet), failed, limited (the authority is asked too often), unreachable (the authority)."}, []string{"outcome"})}
 	base := http.DefaultTransport
 	if config.Client != nil && config.Client.Transport != nil {
 		base = config.Client.Transport
@@ -92,6 +97,17 @@ func New(config Config, s storage.Storage, service *certs.Service) *Issuer {
 		ChallengeSolvers: map[string]acmez.Solver{acmezacme.ChallengeTypeHTTP01: solver{service}},
 	}
 	return i
+}
+
+// Collectors are the issuer's metrics.
+func (i *Issuer) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{i.outcomes, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shopset_certs_paused",
+		Help: "1 while the authority is left alone, because it said that it is asked too often."}, func() float64 {
+		if _, yes := i.paused(); yes {
+			return 1
+		}
+		return 0
+	})}
 }
 
 // limits sees when the authority says that it is asked too often.
@@ -200,13 +216,17 @@ func (i *Issuer) work(ctx context.Context, job storage.Job, account acmezacme.Ac
 	own := errors.As(err, &problem) && problem.Type == acmezacme.ProblemTypeRateLimited
 	switch {
 	case err == nil:
+		i.outcomes.WithLabelValues("good").Inc()
 		job.Failures, job.LastError, job.Due = 0, "", due
 	case limited && !own: // No failure of this domain.
+		i.outcomes.WithLabelValues("limited").Inc()
 		job.LastError, job.Due = "the authority is asked too often", until.Add(jitter(firstRetry))
 	case errors.As(err, new(*url.Error)): // The authority cannot be reached, which is no failure of this domain either.
+		i.outcomes.WithLabelValues("unreachable").Inc()
 		job.LastError, job.Due = clip(err.Error()), i.config.Now().Add(firstRetry+jitter(firstRetry))
 		slog.Error("the authority cannot be reached", "domain", job.Domain, "error", err)
 	default:
+		i.outcomes.WithLabelValues("failed").Inc()
 		job.Failures++
 		job.LastError = clip(err.Error())
 		wait := min(lastRetry, firstRetry<<min(job.Failures-1, 12))
