@@ -24,7 +24,7 @@ import (
 
 // upstream is one base URL, with all endpoints that its name stands for.
 type upstream struct {
-	name      string // for logs and for cookies that keep a client here
+	name      string // for logs
 	base      *url.URL
 	host      string // the Host header, empty for the client's
 	weight    int
@@ -325,6 +325,9 @@ func (u *upstream) judge(e *endpoint, failed bool) {
 	slog.Warn("an endpoint failed too often and gets no requests for a while", "upstream", u.name, "endpoint", e.address, "for", time.Duration(times)*u.health.Eject)
 }
 
+// mark stands for the upstream in cookies that keep a client there: its name is nobody's business outside.
+func (u *upstream) mark() string { return digest(u.name)[:12] }
+
 // pickUpstream chooses among a role's upstreams by weight, and keeps clients that are to be kept.
 func (r *role) pickUpstream(e *exchange) *upstream {
 	if len(r.upstreams) == 1 {
@@ -336,13 +339,13 @@ func (r *role) pickUpstream(e *exchange) *upstream {
 	case sticky.Cookie != "":
 		if cookie, err := e.request.Cookie(sticky.Cookie); err == nil {
 			for _, u := range r.upstreams {
-				if u.name == cookie.Value {
+				if u.mark() == cookie.Value {
 					return u
 				}
 			}
 		}
 		chosen := r.byWeight(rand.IntN(r.weights)) //nolint:gosec // No secret.
-		e.stick = &http.Cookie{Name: sticky.Cookie, Value: chosen.name, Path: "/", HttpOnly: true, Secure: e.request.TLS != nil, SameSite: http.SameSiteLaxMode}
+		e.stick = &http.Cookie{Name: sticky.Cookie, Value: chosen.mark(), Path: "/", HttpOnly: true, Secure: e.request.TLS != nil, SameSite: http.SameSiteLaxMode}
 		return chosen
 	}
 	return r.byWeight(rand.IntN(r.weights)) //nolint:gosec // No secret.
