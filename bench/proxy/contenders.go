@@ -207,7 +207,10 @@ func reverseProxy(args []string) error {
 	if err != nil {
 		return err
 	}
-	go func() { _ = server.Serve(open) }()
+	// A server of its own: two listeners of one would set HTTP/2 up at the same time.
+	go func() {
+		_ = (&http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: server.ErrorLog}).Serve(open)
+	}()
 	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *secure))
 	if err != nil {
 		return err
