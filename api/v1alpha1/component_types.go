@@ -21,6 +21,7 @@ const AdminPort = 9090
 // +kubebuilder:validation:XValidation:rule="!has(self.uses) || !(self.name in self.uses)",message="a component cannot use itself",fieldPath=".uses"
 // +kubebuilder:validation:XValidation:rule="!has(self.health) || !has(self.health.port) || type(self.health.port) != string || self.health.port == 'admin' || (has(self.ports) && self.ports.exists(p, p.name == self.health.port))",message="health.port names a port that is not in ports; name one of them, write a number, or 'admin' for 9090",fieldPath=".health"
 // +kubebuilder:validation:XValidation:rule="!has(self.connections) || type(self.connections.port) != string || self.connections.port == 'admin' || (has(self.ports) && self.ports.exists(p, p.name == self.connections.port))",message="connections.port names a port that is not in ports; name one of them, write a number, or 'admin' for 9090",fieldPath=".connections"
+// +kubebuilder:validation:XValidation:rule="!has(self.warmCache) || !has(self.warmCache.budget) || !has(self.warmCache.budget.continue) || !self.warmCache.budget.continue || has(self.warmCache.save)",message="budget.continue goes on in the container that saves; add save, even an empty one, or take continue out",fieldPath=".warmCache"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || self.ports.all(p, !has(p.nodePort)) || (has(self.service) && self.service.type != 'ClusterIP')",message="a port has a nodePort, but the Service is of type ClusterIP; set service.type to NodePort or LoadBalancer",fieldPath=".ports"
 type Component struct {
 	// Name of the component; the Deployment and the Service are called SHOPSET-NAME.
@@ -186,6 +187,11 @@ type Component struct {
 	//
 	// +optional
 	Affinity *corev1.Affinity `json:"affinity,omitempty"`
+
+	// WarmCache restores the file caches of the most visited shops before the component starts.
+	//
+	// +optional
+	WarmCache *WarmCache `json:"warmCache,omitempty"`
 
 	// Service shapes the Service of the component.
 	//

@@ -181,6 +181,11 @@ type ComponentStatus struct {
 	Desired int32 `json:"desired"`
 	// Revision is the hash of the Pod template that the component is at or on the way to.
 	Revision string `json:"revision,omitempty"`
+	// Warm says how much of its cache the Pod that started last found restored, as in
+	// "187 shops, 68 % of traffic, 9.2 s".
+	//
+	// +optional
+	Warm string `json:"warm,omitempty"`
 	// Message says in one sentence why the component is not well, or what it waits for.
 	//
 	// +optional

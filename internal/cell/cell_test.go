@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -58,7 +61,7 @@ func component(c *cell.Cell, name string) *cell.Component {
 
 // TestGolden guards running cells: objects of a given spec may not change between releases.
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"sample", "everything"} {
+	for _, name := range []string{"sample", "everything", "warm"} {
 		t.Run(name, func(t *testing.T) {
 			var got bytes.Buffer
 			for _, object := range build(t, load(t, name)).Objects() {
@@ -82,6 +85,43 @@ func TestGolden(t *testing.T) {
 				t.Fatalf("%s differs; run with -update and read the difference", golden)
 			}
 		})
+	}
+}
+
+// TestWarmCacheMistakes: what the schema cannot say is told with the field and the mend.
+func TestWarmCacheMistakes(t *testing.T) {
+	ss := load(t, "warm")
+	warm := ss.Spec.Components[0].WarmCache
+	warm.Budget.Bytes, warm.SizeLimit = new(resource.MustParse("-1")), new(resource.MustParse("0"))
+	warm.Save.Every, warm.Save.BytesPerSecond = &metav1.Duration{Duration: time.Millisecond}, new(resource.MustParse("0"))
+	ss.Spec.Components[0].Ports[0].Port = v1alpha1.WarmCachePort
+	ss.Spec.Components[1].WarmCache.Source.Storage = "/mnt/cachesAndMore"
+	_, err := cell.Build(ss)
+	if err == nil {
+		t.Fatal("built")
+	}
+	for _, want := range []string{"spec.components[shop].warmCache.budget.bytes: must be above 0", "warmCache.sizeLimit: must be above 0", "warmCache.save.every: must be 1s",
+		"warmCache.save.bytesPerSecond: must be above 0", "spec.components[shop].ports: 9091 is where", "spec.components[feed].warmCache.source.storage: no volume is mounted at /mnt/cachesAndMore"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+}
+
+// TestImageHasItsOwnCaches: without a compatibility key another image never reads what this one saved.
+func TestImageHasItsOwnCaches(t *testing.T) {
+	key := func(edit func(*v1alpha1.ShopSet)) string {
+		ss := load(t, "warm")
+		edit(ss)
+		args := component(build(t, ss), "feed").Deployment.Spec.Template.Spec.InitContainers[0].Args
+		return args[slices.Index(args, "--compat")+1]
+	}
+	same := key(func(*v1alpha1.ShopSet) {})
+	if other := key(func(ss *v1alpha1.ShopSet) { ss.Spec.Components[1].Image = "example/feed:2" }); other == same {
+		t.Fatalf("both images read %q", same)
+	}
+	if other := key(func(ss *v1alpha1.ShopSet) { ss.Spec.Components[1].Replicas = new(int32(7)) }); other != same {
+		t.Fatalf("%q is not %q, and the image is the same", other, same)
 	}
 }
 
@@ -186,8 +226,8 @@ func TestProblems(t *testing.T) {
 		{"volumes", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[3].Volumes = []corev1.Volume{{Name: "data"}, {Name: "data"}, {Name: "shopset-tmp"}}
 			s.Spec.Components[3].VolumeMounts = []corev1.VolumeMount{{Name: "date", MountPath: "/a"}, {Name: "data", MountPath: "/a"}}
-		}, "spec.components[api].volumes: data is there twice; rename one (shopset-config and shopset-tmp are the operator's own); " +
-			"spec.components[api].volumes: shopset-tmp is there twice; rename one (shopset-config and shopset-tmp are the operator's own); " +
+		}, "spec.components[api].volumes: data is there twice; rename one (shopset-config, shopset-rendered, shopset-tmp, shopset-warm are the operator's own); " +
+			"spec.components[api].volumes: shopset-tmp is there twice; rename one (shopset-config, shopset-rendered, shopset-tmp, shopset-warm are the operator's own); " +
 			"spec.components[api].volumeMounts: date is mounted at /a, but there is no volume of that name; " +
 			"spec.components[api].volumeMounts: two volumes or config files are mounted at /a"},
 		{"all at once", func(s *v1alpha1.ShopSet) {

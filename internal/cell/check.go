@@ -56,10 +56,11 @@ func check(spec *v1alpha1.ShopSetSpec) Problems {
 			problems.add("spec.components", "%s and %s would both be %s in the environment; rename one", other, component.Name, name)
 		}
 		owners[name] = component.Name
-		if component.Name == renderContainer {
+		if slices.Contains([]string{renderContainer, RestoreContainer, saveContainer}, component.Name) {
 			problems.add("spec.components", "%s is the name of a container of the operator's; choose another", component.Name)
 		}
 		checkPorts(&component, &problems)
+		checkWarmCache(&component, &problems)
 		for _, env := range component.Env {
 			if slices.Contains(builtIn, env.Name) {
 				problems.add(componentField(component.Name, "env"), "%s is set by the operator; choose another name", env.Name)

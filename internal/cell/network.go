@@ -253,7 +253,7 @@ func networkPorts(ports []v1alpha1.Port) []networkingv1.NetworkPolicyPort {
 	return result
 }
 
-// adminPorts are the ports of health and connections, each once.
+// adminPorts are the ports of health, connections and the saver of caches, each once.
 func adminPorts(component *v1alpha1.Component) []networkingv1.NetworkPolicyPort {
 	var ports []networkingv1.NetworkPolicyPort
 	add := func(port intstr.IntOrString) {
@@ -270,6 +270,9 @@ func adminPorts(component *v1alpha1.Component) []networkingv1.NetworkPolicyPort 
 	}
 	if component.Connections != nil {
 		add(component.Connections.Port)
+	}
+	if component.WarmCache != nil && component.WarmCache.Save != nil {
+		add(intstr.FromInt32(v1alpha1.WarmCachePort))
 	}
 	return ports
 }

@@ -58,6 +58,7 @@ func podTemplate(ss *v1alpha1.ShopSet, component *v1alpha1.Component, env []core
 		},
 	}
 	mountConfig(&template.Spec, component, config)
+	addWarmCache(&template.Spec, component)
 	mountTmp(&template.Spec, component)
 	before := template
 	template = overlay(template, ss, component, problems)
@@ -307,8 +308,8 @@ func checkVolumes(pod *corev1.PodSpec, component string, problems *Problems) {
 	volumes := map[string]bool{}
 	for _, volume := range pod.Volumes {
 		if volumes[volume.Name] {
-			problems.add(componentField(component, "volumes"), "%s is there twice; rename one (%s and %s are the operator's own)",
-				volume.Name, configVolume, tmpVolume)
+			problems.add(componentField(component, "volumes"), "%s is there twice; rename one (%s are the operator's own)",
+				volume.Name, strings.Join([]string{configVolume, renderedVolume, tmpVolume, warmVolume}, ", "))
 		}
 		volumes[volume.Name] = true
 	}

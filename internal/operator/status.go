@@ -141,6 +141,9 @@ func (r *Reconciler) componentStatus(ctx context.Context, ss *v1alpha1.ShopSet, 
 			status.Ready, status.Desired = live.Status.ReadyReplicas, cell.Desired(live)
 			status.Revision = live.Annotations[cell.AnnotationRevision]
 		}
+		if ss.Spec.Components[i].WarmCache != nil {
+			status.Warm = diagnose.Warm(seen.pods[name], cell.RestoreContainer)
+		}
 		switch {
 		case out.refused[name] != "":
 			status.Message = out.refused[name]
