@@ -96,13 +96,16 @@ bench-certs: tools $(TOOLS)/caddy ## TLS for many domains: the proxy's store aga
 	@hack/ensure-packages nginx-light libnginx-mod-http-lua lua-nginx-redis haproxy redis-server
 	@cd bench && go run ./certs --caddy $(TOOLS)/caddy
 
-bench-proxy: tools $(TOOLS)/caddy ## shopset-proxy against nginx, HAProxy and httputil.ReverseProxy
+bench-proxy: tools $(TOOLS)/caddy $(TOOLS)/traefik ## shopset-proxy against nginx, HAProxy, Caddy, Traefik and httputil.ReverseProxy
 	@hack/ensure-packages nginx-light haproxy wrk nghttp2-client
-	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy --caddy $(TOOLS)/caddy
+	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy --caddy $(TOOLS)/caddy --traefik $(TOOLS)/traefik
 
 bench-cache: ## The cache manager against tar with zstd, rclone, and the bare creation of files
 	@hack/ensure-packages rclone zstd
 	@cd bench && go run ./cache
+
+bench-warmstart: ## The demo's shop with a cold, a restored and a filled cache, under the same load
+	@cd bench && go run ./warmstart
 
 ## Development
 
@@ -118,6 +121,10 @@ $(TOOLS)/caddy: bench/peers/go.mod | $(TOOLS)
 	@echo "building Caddy (minutes, the first time)"
 	@cd bench/peers && go build -o $@ github.com/caddyserver/caddy/v2/cmd/caddy
 
+$(TOOLS)/traefik: bench/peers/traefik/go.mod | $(TOOLS)
+	@echo "building Traefik (ten minutes, the first time)"
+	@cd bench/peers/traefik && go build -o $@ github.com/traefik/traefik/v3/cmd/traefik
+
 $(TOOLS):
 	@[ -d "$(SHOPSET_STATE)" ] || { mkdir -p "$(SHOPSET_STATE)"; touch "$(SHOPSET_STATE)/.made-by-shopset"; }
 	@mkdir -p "$@"
@@ -127,4 +134,4 @@ tools: | $(TOOLS)
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev
 
-.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester bench-certs bench-proxy bench-cache format generate tools
+.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester bench-certs bench-proxy bench-cache bench-warmstart format generate tools
