@@ -166,7 +166,7 @@ func (e *exchange) answer(status int, contentType, body string) {
 	if header.Get("Cache-Control") == "" {
 		header.Set("Cache-Control", "no-store")
 	}
-	if e.body != nil {
+	if e.body != nil && e.request.ProtoMajor == 1 {
 		header.Set("Connection", "close") // The rest of the body is of no use to anybody.
 	}
 	e.WriteHeader(status)

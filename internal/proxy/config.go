@@ -29,6 +29,9 @@ type Config struct {
 	// TrustedProxies are the networks (CIDR or single address) whose X-Forwarded-* headers are
 	// believed and extended. From anybody else they are dropped. Default none.
 	TrustedProxies []Network `yaml:"trustedProxies"`
+	// UnderscoreHeaders lets headers of clients pass whose names have a "_". To applications behind CGI they are the same as those
+	// with "-", which the proxy sets itself. Default false.
+	UnderscoreHeaders bool `yaml:"underscoreHeaders"`
 	// Certificates says where certificates and options of domains come from. Leave the section out when one certificate
 	// in files is all there is.
 	Certificates *DomainCertificates `yaml:"certificates"`

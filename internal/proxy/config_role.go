@@ -54,6 +54,9 @@ type Role struct {
 	// Compress answers that are not, as the client accepts it: zstd, br, gzip. Default false.
 	Compress bool `yaml:"compress"`
 
+	// Upgrades are the protocols that a connection may be switched to. Default websocket alone.
+	Upgrades []string `yaml:"upgrades"`
+
 	// Health says when an endpoint of the upstreams gets no requests.
 	Health Health `yaml:"health"`
 	// Retries bounds how many of the requests, in percent, are sent a second time. Default 20.
@@ -185,6 +188,9 @@ func (r *Role) fill() {
 	fallback(&r.StallTimeout, time.Minute)
 	fallback(&r.IdleTimeout, 30*time.Second)
 	fallback(&r.IdleConnections, 256)
+	if r.Upgrades == nil {
+		r.Upgrades = []string{"websocket"}
+	}
 	fallback(&r.Retries, new(20))
 	fallback(&r.Health.Interval, 2*time.Second)
 	fallback(&r.Health.Timeout, time.Second)

@@ -164,8 +164,11 @@ func appendRequest(b []byte, r *http.Request) []byte {
 	b = append(b, r.Host...)
 	b = append(b, "\r\n"...)
 	for name, values := range r.Header {
-		if name == "User-Agent" && len(values) == 1 && values[0] == "" {
+		switch {
+		case name == "User-Agent" && len(values) == 1 && values[0] == "":
 			continue
+		case name == "Host" || name == "Content-Length" || name == "Transfer-Encoding":
+			continue // Said already, or not to be said: there is no body.
 		}
 		for _, value := range values {
 			b = append(b, name...)

@@ -59,10 +59,14 @@ func newExchange(w http.ResponseWriter, r *http.Request, limits *Limits) *exchan
 		r.TLS = e.conn.tls
 	}
 	e.request = r
-	if r.Body != nil && r.Body != http.NoBody {
-		e.body = &clientBody{exchange: e, source: r.Body, end: e.start.Add(limits.BodyTimeout), left: int64(limits.BodyBytes)}
-		e.request.Body = e.body
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 { // HTTP/2 has a reader also for no body.
+		return e
 	}
+	// The server looks at its own request for whether the body was read to its end: the connection ends if not.
+	own := *r
+	e.request = &own
+	e.body = &clientBody{exchange: e, source: r.Body, end: e.start.Add(limits.BodyTimeout), left: int64(limits.BodyBytes)}
+	own.Body = e.body
 	return e
 }
 
@@ -140,9 +144,12 @@ type clientBody struct {
 	mu      sync.Mutex
 	left    int64
 	read    bool
+	reading bool // at this moment
 	ended   bool
 	closed  bool
 	failure error
+	// atEnd is called when all was read, before who reads is told; nil for nobody.
+	atEnd func()
 }
 
 func (b *clientBody) Read(p []byte) (int, error) {
@@ -151,7 +158,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.mu.Unlock()
 		return 0, http.ErrBodyReadAfterClose
 	}
-	b.read = true
+	b.read, b.reading = true, true
 	left := b.left
 	b.deadline()
 	b.mu.Unlock()
@@ -167,6 +174,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left -= int64(n)
+	b.reading = false
 	if b.closed {
 		return n, err
 	}
@@ -179,6 +187,9 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	case nil:
 	case io.EOF:
 		b.ended = true
+		if b.atEnd != nil {
+			b.atEnd()
+		}
 	default:
 		b.failure = err
 	}
@@ -199,6 +210,8 @@ func (b *clientBody) Close() error {
 	case b.ended || b.closed:
 	case isTimeout(b.failure):
 		b.exchange.control.SetReadDeadline(time.Now())
+	case b.reading: // Somebody still reads for an upstream that has answered; the end of the answer waits for that.
+		b.exchange.control.SetReadDeadline(time.Now().Add(linger))
 	default:
 		b.deadline() // the server reads a small rest, so that the client sees the answer
 	}
@@ -212,6 +225,16 @@ func (b *clientBody) allow(bytes int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left = bytes
+}
+
+// linger is how long a client that sends what nobody needs may go on, so that it reads its answer.
+const linger = time.Second
+
+// over says whether all was read.
+func (b *clientBody) over() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended
 }
 
 // started says whether a part was read, which cannot be read again.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,11 +86,16 @@ func upgrade(header http.Header) string {
 // outgoing is the request as a role gets it. Its URL has no host yet.
 func (p *pipeline) outgoing(e *exchange, r *role) *http.Request {
 	in := e.request
-	header := make(http.Header, len(in.Header)+6)
+	header := make(http.Header, len(in.Header)+7)
 	for name, values := range in.Header {
-		header[name] = values
+		if name != "Host" && name != "Proxy" && (p.config.UnderscoreHeaders || strings.IndexByte(name, '_') < 0) {
+			header[name] = values
+		}
 	}
 	protocol := upgrade(in.Header)
+	if !r.switchesTo(protocol) {
+		protocol = ""
+	}
 	trailers := httpguts.HeaderValuesContainsToken(in.Header["Te"], "trailers")
 	removeHopByHop(header)
 	if protocol != "" {
@@ -102,20 +108,75 @@ func (p *pipeline) outgoing(e *exchange, r *role) *http.Request {
 		header["User-Agent"] = []string{""} // Else the transport names itself.
 	}
 	setForwarded(e, header, p.trusted)
+	setHop(header)
 	setTrace(e, header)
 	r.config.RequestCookies.request(header)
 	r.requestHeaders.apply(e, header)
 	hideKeys(header)
 	out := &http.Request{Method: in.Method, URL: &url.URL{Path: in.URL.Path, RawPath: in.URL.RawPath, RawQuery: in.URL.RawQuery},
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Host: in.Host, ContentLength: in.ContentLength, Trailer: in.Trailer}
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Host: in.Host, ContentLength: in.ContentLength}
 	if e.body != nil {
 		out.Body = e.body
+		out.Trailer = p.outgoingTrailer(e, r)
 	}
-	if in.ContentLength == 0 {
-		out.Body = nil
-	}
+	plainPath(out.URL)
 	r.rewritePath(out.URL)
 	return out.WithContext(in.Context())
+}
+
+// switchesTo says whether the role may take a connection over for another protocol.
+func (r *role) switchesTo(protocol string) bool {
+	return protocol != "" && slices.ContainsFunc(r.config.Upgrades, func(name string) bool { return strings.EqualFold(name, protocol) })
+}
+
+// notInTrailers would frame, route, authenticate or describe a message that is already under way (RFC 9110, 6.5.1).
+var notInTrailers = append(slices.Clone(hopByHop), "Authorization", "Cache-Control", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
+	"Cookie", "Expect", "Host", "Max-Forwards", "Range", "Set-Cookie")
+
+// outgoingTrailer has the fields that may follow the body: those that would have passed as headers, too. Their values come
+// when the body has been read.
+func (p *pipeline) outgoingTrailer(e *exchange, r *role) http.Header {
+	announced := e.request.Trailer
+	if len(announced) == 0 {
+		return nil
+	}
+	pass := http.Header{}
+	for name := range announced {
+		if (p.config.UnderscoreHeaders || strings.IndexByte(name, '_') < 0) && !slices.Contains(notInTrailers, name) && name != "Proxy" {
+			pass[name] = []string{""}
+		}
+	}
+	dropClaims(pass)
+	r.requestHeaders.apply(e, pass)
+	trailer := http.Header{}
+	for name := range announced {
+		if values, ok := pass[name]; ok && len(values) == 1 && values[0] == "" {
+			trailer[name] = nil
+		}
+	}
+	e.body.atEnd = func() {
+		for name := range trailer {
+			trailer[name] = announced[name]
+		}
+	}
+	return trailer
+}
+
+// plainPath resolves segments of one or two dots: what the rules were matched with is what the upstream gets.
+func plainPath(u *url.URL) {
+	if !strings.Contains(u.Path, "/.") {
+		return
+	}
+	last := u.Path[strings.LastIndexByte(u.Path, '/')+1:]
+	folder := last == "" || last == "." || last == ".."
+	dots := slices.ContainsFunc(strings.Split(u.Path, "/"), func(segment string) bool { return segment == "." || segment == ".." })
+	if !dots {
+		return
+	}
+	u.Path, u.RawPath = cleanPath(u.Path), ""
+	if folder && u.Path != "/" {
+		u.Path += "/"
+	}
 }
 
 // rewritePath changes the path that the upstream gets.
@@ -125,9 +186,6 @@ func (r *role) rewritePath(u *url.URL) {
 		return
 	}
 	before := u.Path
-	if strings.Contains(u.Path, "/.") {
-		u.Path = cleanPath(u.Path) // Nothing leads out of what is added.
-	}
 	if rest, ok := strings.CutPrefix(u.Path, strings.TrimSuffix(w.Strip, "/")); ok && w.Strip != "" && (rest == "" || rest[0] == '/') {
 		u.Path = rest
 	}
@@ -138,7 +196,7 @@ func (r *role) rewritePath(u *url.URL) {
 	if !strings.HasPrefix(u.Path, "/") {
 		u.Path = "/" + u.Path
 	}
-	if u.Path != before {
+	if u.Path != before { // Nothing leads out of what is added: the path was plain before.
 		u.RawPath = "" // What was escaped otherwise is written as usual.
 	}
 }
@@ -185,6 +243,12 @@ func (p *pipeline) respond(e *exchange, response *http.Response) {
 	if e.role.config.Compress {
 		e.compress(response)
 	}
+	early := e.body != nil && e.request.ProtoMajor == 1 && !e.body.over()
+	if early {
+		// The server would first read what is the upstream's, and what is left must not be taken for a request.
+		_ = e.control.EnableFullDuplex()
+		own["Connection"] = []string{"close"}
+	}
 	e.WriteHeader(response.StatusCode)
 	body := response.Body
 	if _, guarded := body.(*directBody); !guarded {
@@ -200,6 +264,9 @@ func (p *pipeline) respond(e *exchange, response *http.Response) {
 	e.finishEncoding()
 	if copied != nil {
 		copied.keep()
+	}
+	if early {
+		_ = e.FlushError() // Before the client's body is waited for.
 	}
 	if len(response.Trailer) > 0 {
 		// Also those that were not announced; and the end of the body is chunked for them.
@@ -316,8 +383,8 @@ func (p *pipeline) failed(e *exchange, response *http.Response, err error) {
 	}
 	if e.request.Context().Err() != nil {
 		e.problem = err
-		e.status = statusClientGone // Nobody is there to read an answer.
-		return
+		e.status = statusClientGone
+		panic(http.ErrAbortHandler) // Who only looks gone, having closed his half, must not take nothing for an empty answer.
 	}
 	status := http.StatusBadGateway
 	if response != nil {

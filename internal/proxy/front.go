@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -277,7 +278,32 @@ func unambiguous(r *http.Request) bool {
 	if lengths := r.Header["Content-Length"]; len(lengths) > 1 || len(lengths) == 1 && r.ContentLength <= 0 && lengths[0] != "0" {
 		return false
 	}
-	return r.Host != "" && !strings.ContainsAny(r.Host, " \t/\\@,") && (r.URL.Path == "*" || strings.HasPrefix(r.URL.Path, "/"))
+	// A second name of the host, which an upstream could take for the first (8.3.1).
+	if hosts := r.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && hosts[0] != r.Host {
+		return false
+	}
+	return isHost(r.Host) && (r.URL.Path == "*" || strings.HasPrefix(r.URL.Path, "/")) && !strings.ContainsFunc(r.URL.RawQuery, func(c rune) bool {
+		// What ends a request line, or a query (RFC 3986, 3.4); all else is sent on as it came.
+		return c <= ' ' || c == '"' || c == '#' || c >= 0x7f
+	})
+}
+
+// isHost says whether a text is a host with or without a port: a name, an IPv4 address, or an IPv6 address in brackets.
+func isHost(text string) bool {
+	name := text
+	if i := strings.LastIndexByte(text, ':'); i >= 0 && !strings.HasSuffix(text, "]") {
+		if name = text[:i]; len(text)-i > 6 || strings.Trim(text[i+1:], "0123456789") != "" {
+			return false
+		}
+	}
+	if inner, ok := strings.CutPrefix(name, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		address, err := netip.ParseAddr(inner)
+		return ok && err == nil && address.Is6() && address.Zone() == ""
+	}
+	return name != "" && len(name) <= 253 && !strings.ContainsFunc(name, func(c rune) bool {
+		return (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_'
+	})
 }
 
 // withProxyHeader reads the PROXY header (versions 1 and 2) of those who must send one.

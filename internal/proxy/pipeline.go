@@ -86,6 +86,13 @@ func (p *pipeline) admit(e *exchange) (done bool) {
 	switch r := e.request; {
 	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
 		errorPage(e, http.StatusMethodNotAllowed)
+	case !isToken(r.Method):
+		errorPage(e, http.StatusBadRequest)
+	case r.ProtoMajor == 1 && r.Host != "" && !isHost(r.Host):
+		e.Header().Set("Connection", "close")
+		errorPage(e, http.StatusBadRequest)
+	case p.looped(e):
+		errorPage(e, http.StatusLoopDetected)
 	case r.ContentLength > p.bodyLimit:
 		errorPage(e, http.StatusRequestEntityTooLarge)
 	case !unambiguous(r):

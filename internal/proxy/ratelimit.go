@@ -113,7 +113,9 @@ func newKeyPart(text string) (keyPart, error) {
 			}
 			return "host " + e.host
 		}, nil
-	case text == "host", text == "path", text == "method":
+	case text == "path": // As rules are matched: another spelling has no limit of its own.
+		return func(e *exchange) string { return e.path }, nil
+	case text == "host", text == "method":
 		return variables[text], nil
 	}
 	return nil, fmt.Errorf("%q is no key: want shop, host, client, client/24, agent, path, method or header:NAME", text)

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"net"
 	"net/http"
@@ -26,7 +25,6 @@ type role struct {
 	config    Role
 	upstreams []*upstream
 	weights   int
-	seed      maphash.Seed
 
 	active  atomic.Int64
 	budget  budget
@@ -41,7 +39,7 @@ type role struct {
 }
 
 func newRole(name string, config Role, retried func()) (*role, error) {
-	r := &role{name: name, config: config, retried: retried, seed: maphash.MakeSeed(), requestHeaders: newHeaderFilter(config.RequestHeaders),
+	r := &role{name: name, config: config, retried: retried, requestHeaders: newHeaderFilter(config.RequestHeaders),
 		responseHeaders: newHeaderFilter(config.ResponseHeaders)}
 	r.budget.percent = int64(*config.Retries)
 	r.breaker.percent = int64(config.Health.Break)
@@ -121,7 +119,7 @@ func (r *role) roundTrip(e *exchange, request *http.Request) (*http.Response, er
 		r.retried()
 		response, err = r.once(e, request, u, u.pick(target))
 	}
-	if e.request.Context().Err() == nil {
+	if e.blameless() {
 		r.breaker.tell(err != nil || r.failsOn(response.StatusCode))
 	}
 	return response, err
@@ -157,11 +155,16 @@ func (r *role) once(e *exchange, request *http.Request, u *upstream, target *end
 		response, err = u.transport.RoundTrip(attempt.WithContext(ctx))
 	}
 	e.interims.close()
-	if e.request.Context().Err() == nil && (e.body == nil || e.body.failed() == nil) {
+	if e.blameless() {
 		u.judge(target, err != nil || response.StatusCode >= 502 && response.StatusCode <= 504)
 	}
 	e.endpoint = target.address
 	return response, err
+}
+
+// blameless says that the client is still there and its body was good, so that a failure is the upstream's.
+func (e *exchange) blameless() bool {
+	return e.request.Context().Err() == nil && (e.body == nil || e.body.failed() == nil)
 }
 
 // keptBody is read and never closed.

@@ -2,10 +2,11 @@ package proxy
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -335,7 +336,9 @@ func (r *role) pickUpstream(e *exchange) *upstream {
 	}
 	switch sticky := &r.config.Sticky; {
 	case sticky.Client:
-		return r.byWeight(int(maphash.String(r.seed, networkOf(e.client, 32)) % uint64(r.weights))) //nolint:gosec // Less than weights.
+		// The same in all replicas, and after every change of the configuration.
+		sum := sha256.Sum256([]byte(r.name + "\x00" + networkOf(e.client, 32)))
+		return r.byWeight(int(binary.BigEndian.Uint64(sum[:]) % uint64(r.weights))) //nolint:gosec // Less than weights.
 	case sticky.Cookie != "":
 		if cookie, err := e.request.Cookie(sticky.Cookie); err == nil {
 			for _, u := range r.upstreams {
