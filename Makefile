@@ -43,13 +43,19 @@ clean: ## End the local cluster and remove everything that was built
 ## Tests
 
 # Formatting comes first: whoever forgot it should not learn so after ten minutes.
-test: format test-unit test-operator test-localcluster test-e2e test-containertester lint ## Test everything
+test: format test-unit test-rules test-operator test-localcluster test-e2e test-containertester lint ## Test everything
 
 test-unit: ## Tests that need no cluster
-	@for module in $(LIGHT_MODULES); do echo "== unit tests: $$module"; (cd $$module && go test $(UNIT_FLAGS) $$(go list ./... | grep -v -e /internal/operator$$ -e /test/e2e$$)); done
+	@for module in $(LIGHT_MODULES); do echo "== unit tests: $$module"; (cd $$module && go test $(UNIT_FLAGS) $$(go list ./... | grep -v -e /internal/operator$$ -e /internal/kubectl$$ -e /test/e2e$$)); done
 
-test-operator: tools ## Tests of the operator against a real API server and etcd
-	@export KUBEBUILDER_ASSETS=$$($(TOOLS)/localcluster assets); echo "== operator"; go test ./internal/operator
+test-operator: tools ## Tests of the operator and of the kubectl plugin against a real API server and etcd
+	@export KUBEBUILDER_ASSETS=$$($(TOOLS)/localcluster assets); echo "== operator, kubectl shopset"; go test ./internal/operator ./internal/kubectl
+
+# Debian's Prometheus knows no Kubernetes, so that part of the scrape configuration is left out of the check.
+test-rules: ## Tests of the alert rules with promtool
+	@hack/ensure-packages prometheus
+	@echo "== alert rules"; cd config/monitoring && promtool check rules rules.yaml && promtool test rules rules_test.yaml
+	@checked=$$(mktemp) && sed 's/kubernetes_sd_configs: .*/static_configs: [{targets: [x]}]/' config/monitoring/scrape.yaml >"$$checked" && promtool check config --syntax-only "$$checked"; code=$$?; rm -f "$$checked"; exit $$code
 
 test-localcluster: tools ## Tests of the local cluster itself
 	@if [ "$$($(TOOLS)/dev target)" != local ]; then echo "== localcluster: left out, KUBECONFIG or CONTEXT names a cluster of your own"; exit 0; fi; \
@@ -72,7 +78,7 @@ format: ## Check the formatting
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
 
 lint: format $(TOOLS)/golangci-lint ## Formatting, go vet and golangci-lint
-	@go tool -modfile=hack/tools/go.mod controller-gen crd paths=./api/... output:crd:stdout | diff - config/crd/shopset.dev_shopsets.yaml >/dev/null || { echo "config/crd is not what api/ generates; run \`make generate\`"; exit 1; }
+	@go tool -modfile=hack/tools/go.mod controller-gen crd paths=./api/... output:crd:stdout | diff - <(cat config/crd/*.yaml) >/dev/null || { echo "config/crd is not what api/ generates; run \`make generate\`"; exit 1; }
 	@for module in $(LIGHT_MODULES) containertester hack/localcluster; do echo "== lint: $$module"; (cd $$module && if [ $$module = hack/localcluster ]; then export CGO_ENABLED=0; fi && go vet ./... && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
 
 ## Benchmarks
@@ -100,17 +106,26 @@ bench-proxy: tools $(TOOLS)/caddy $(TOOLS)/traefik ## shopset-proxy against ngin
 	@hack/ensure-packages nginx-light haproxy wrk nghttp2-client
 	@cd bench && go build -o $(TOOLS)/bench-proxy ./proxy && $(TOOLS)/bench-proxy --caddy $(TOOLS)/caddy --traefik $(TOOLS)/traefik
 
-bench-cache: ## The cache manager against tar with zstd, rclone, and the bare creation of files
-	@hack/ensure-packages rclone zstd
-	@cd bench && go run ./cache
+bench-cache: | $(TOOLS) ## The cache manager against tar with zstd, rclone, aws s3 sync, and the bare creation of files (CACHE_FLAGS=--full: a million)
+	@hack/ensure-packages rclone zstd awscli
+	@cd bench && go build -o $(TOOLS)/bench-cache ./cache && $(TOOLS)/bench-cache $(CACHE_FLAGS)
 
 bench-warmstart: ## The demo's shop with a cold, a restored and a filled cache, under the same load
 	@cd bench && go run ./warmstart
 
+bench-router: | $(TOOLS) ## shopset-router against HAProxy and nginx, by server name and without TLS of their own
+	@hack/ensure-packages nginx-light libnginx-mod-stream haproxy
+	@cd bench && go build -o $(TOOLS)/bench-router ./router && $(TOOLS)/bench-router
+
+bench-failover: | $(TOOLS) ## Cells that die, hang or are drained: shopset-router against HAProxy
+	@hack/ensure-packages haproxy
+	@cd bench && go build -o $(TOOLS)/bench-failover ./failover && $(TOOLS)/bench-failover
+
 ## Development
 
-generate: ## Generate deep copies and the CRD from api/
+generate: ## Generate deep copies and the CRDs from api/, and the PrometheusRule from the rules
 	go tool -modfile=hack/tools/go.mod controller-gen object:headerFile=/dev/null crd paths=./api/... output:crd:dir=config/crd
+	go run ./hack/monitoring
 
 # Built without the modules' own settings, which differ.
 $(TOOLS)/golangci-lint: hack/tools/go.mod | $(TOOLS)
@@ -133,5 +148,6 @@ tools: | $(TOOLS)
 	@cd hack/localcluster && CGO_ENABLED=0 go build -o $(TOOLS)/localcluster .
 	@cd hack/image && go build -o $(TOOLS)/image .
 	@go build -o $(TOOLS)/dev ./hack/dev
+	@mkdir -p $(SHOPSET_STATE)/bin && go build -o $(SHOPSET_STATE)/bin/kubectl-shopset ./cmd/kubectl-shopset
 
-.PHONY: help up down status buy images clean test test-unit test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester bench-certs bench-proxy bench-cache bench-warmstart format generate tools
+.PHONY: help up down status buy images clean test test-unit test-rules test-operator test-localcluster test-e2e test-containertester race lint bench-operator bench-ready bench-entrypoint bench-containertester bench-certs bench-proxy bench-cache bench-warmstart format generate tools bench-router bench-failover

@@ -11,7 +11,7 @@ var GroupVersion = schema.GroupVersion{Group: "shopset.dev", Version: "v1alpha1"
 
 // AddToScheme makes a scheme know the kinds of this package.
 func AddToScheme(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(GroupVersion, &ShopSet{}, &ShopSetList{})
+	scheme.AddKnownTypes(GroupVersion, &ShopSet{}, &ShopSetList{}, &Fleet{}, &FleetList{})
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:categories=shopset
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Components",type=string,JSONPath=`.status.summary`
 // +kubebuilder:printcolumn:name="Traffic",type=string,JSONPath=`.spec.traffic`

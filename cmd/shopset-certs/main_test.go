@@ -201,6 +201,9 @@ func TestServeImportRotate(t *testing.T) {
 	wait(t, func() bool {
 		return strings.Contains(metrics(t, admin), `shopset_certs_requests_total{code="200",route="PUT /v1/domains/{name}"}`)
 	})
+	if text := metrics(t, admin); !strings.Contains(text, `shopset_certs_certificates_expiring{state="late"} 0`) || !strings.Contains(text, `shopset_certs_certificates_expiring{state="expired"} 0`) {
+		t.Errorf("certificates near their end are not told: %s", text)
+	}
 	log := stop()
 	if strings.Contains(log, "PRIVATE") || !strings.Contains(log, `"action":"put certificate"`) {
 		t.Errorf("log: %.2000s", log)

@@ -133,6 +133,7 @@ func (p *program) serve() error {
 	server.AddCheck("storage", p.storage.Ping)
 	api := certs.NewAPI(p.service, p.clients)
 	server.Registry().MustRegister(api.Collectors()...)
+	server.Registry().MustRegister(expiring(p.storage))
 	services := []admin.Service{admin.HTTP(listener, api.Handler())}
 	if p.redis != nil {
 		publisher := certs.NewPublisher(p.service, p.redis)
@@ -159,6 +160,43 @@ func lag(publisher *certs.Publisher) prometheus.Collector {
 		}
 		return float64(n)
 	})
+}
+
+// expiring counts the certificates near their end when it is asked, but not again within a minute.
+func expiring(s storage.Storage) prometheus.Collector {
+	return &expiry{storage: s, desc: prometheus.NewDesc("shopset_certs_certificates_expiring",
+		"Certificates near their end: late ones, of whose time more than five sixths are over, and expired ones, which are late too.", []string{"state"}, nil)}
+}
+
+type expiry struct {
+	storage storage.Storage
+	desc    *prometheus.Desc
+
+	mu            sync.Mutex
+	counted       time.Time
+	late, expired int64
+	err           error
+}
+
+// Describe implements prometheus.Collector.
+func (e *expiry) Describe(ch chan<- *prometheus.Desc) { ch <- e.desc }
+
+// Collect implements prometheus.Collector. While the storage does not tell, there is no figure.
+func (e *expiry) Collect(ch chan<- prometheus.Metric) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now := time.Now(); now.Sub(e.counted) > time.Minute || e.err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		e.late, e.expired, e.err = e.storage.Expiring(ctx, now)
+		e.counted = now
+	}
+	if e.err != nil {
+		slog.Warn("certificates near their end are not counted", "error", e.err)
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(e.desc, prometheus.GaugeValue, float64(e.late), "late")
+	ch <- prometheus.MustNewConstMetric(e.desc, prometheus.GaugeValue, float64(e.expired), "expired")
 }
 
 // running is a service that runs until it is told to end.

@@ -1,4 +1,4 @@
-// Command shopset-operator reconciles ShopSets.
+// Command shopset-operator reconciles ShopSets and Fleets.
 package main
 
 import (
@@ -27,6 +27,7 @@ func run() error {
 	flags.IntVar(&options.Concurrency, "concurrency", 16, "how many ShopSets are worked on at a time")
 	flags.BoolVar(&options.LeaderElection, "leader-elect", false, "let one of several replicas work at a time")
 	flags.StringVar(&options.Namespace, "namespace", "", "watch ShopSets of this namespace only")
+	flags.StringVar(&options.KeyNamespace, "key-namespace", "shopset-system", "namespace of the Secrets with the keys that sign routing tables")
 	adminAddress := flags.String("admin", admin.DefaultAddress, "address of health, readiness and metrics")
 	if err := flags.Parse(os.Args[1:]); err != nil {
 		return err

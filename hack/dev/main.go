@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string) error {
 		if err := target.Connect(); err != nil {
 			return err
 		}
-		return buy(ctx, target, 0)
+		return buy(ctx, target, 0, 0)
 	default:
 		return fmt.Errorf("unknown command %q\n%s", args[0], usage)
 	}

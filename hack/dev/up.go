@@ -12,8 +12,10 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/shopset/shopset/api/v1alpha1"
 	"github.com/shopset/shopset/examples/platform/buyer"
 	"github.com/shopset/shopset/internal/devcluster"
 )
@@ -23,6 +25,9 @@ const patience = 3 * time.Minute
 
 // demo is the ShopSet of config/samples/shopset.yaml.
 var demo = client.ObjectKey{Namespace: "shops", Name: "a"}
+
+// fleet is the Fleet that the demo is with CELLS.
+var fleet = client.ObjectKey{Namespace: "shops", Name: devcluster.FleetName}
 
 // steps tells what is going on and how long it took.
 type steps struct {
@@ -71,8 +76,9 @@ func up(ctx context.Context, t *devcluster.Target) error {
 
 // bringUp does everything; what does not depend on each other runs at the same time.
 func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
-	domains, err := wantedDomains()
-	if err != nil {
+	domains, err := wanted("DOMAINS", "how many customers' domains are registered", maxDomains)
+	cells, cellsErr := wanted("CELLS", "how many cells the demo has; 0 for a lone ShopSet", maxCells)
+	if err := errors.Join(err, cellsErr); err != nil {
 		return err
 	}
 	if err := install(ctx, t); err != nil {
@@ -109,7 +115,7 @@ func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
 	if err := s.run("load images", func() error { return t.LoadImages(ctx, images) }); err != nil {
 		return err
 	}
-	if err := s.run("apply manifests", func() error { return apply(ctx, t, images) }); err != nil {
+	if err := s.run("apply manifests", func() error { return apply(ctx, t, images, cells) }); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -131,6 +137,12 @@ func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
 			})
 		},
 		func() error {
+			if cells > 0 {
+				return s.run("Fleet and routers are ready", func() error {
+					_, err := t.WaitFleet(ctx, fleet, func(text string) { s.say("  %s", text) })
+					return errors.Join(err, t.WaitDeployments(ctx, fleet.Namespace, func(text string) { s.say("  %s", text) }))
+				})
+			}
 			return s.run("ShopSet is ready", func() error {
 				_, err := t.WaitReady(ctx, demo, func(text string) { s.say("  %s", text) })
 				return err
@@ -140,29 +152,32 @@ func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
 	if err := together(waits...); err != nil {
 		return err
 	}
-	return s.run("purchase", func() error { return buy(ctx, t, domains) })
+	return s.run("purchase", func() error { return buy(ctx, t, domains, cells) })
 }
 
 // maxDomains is how many customers' domains the demo's api knows.
 const maxDomains = 10000
 
-// wantedDomains is DOMAINS of the environment.
-func wantedDomains() (int, error) {
-	text := os.Getenv("DOMAINS")
+// maxCells is how many cells of the demo fit on the local cluster's node.
+const maxCells = 8
+
+// wanted is a number in the environment.
+func wanted(name, what string, most int) (int, error) {
+	text := os.Getenv(name)
 	if text == "" {
 		return 0, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > maxDomains {
-		return 0, fmt.Errorf("DOMAINS=%s: want how many customers' domains are registered, 0 to %d", text, maxDomains)
+	if err != nil || n < 0 || n > most {
+		return 0, fmt.Errorf("%s=%s: want %s, 0 to %d", name, text, what, most)
 	}
 	return n, nil
 }
 
 // apply installs everything at once: who needs somebody else waits for it by itself.
-func apply(ctx context.Context, t *devcluster.Target, images devcluster.Images) error {
+func apply(ctx context.Context, t *devcluster.Target, images devcluster.Images, cells int) error {
 	if err := t.ApplyFiles(ctx, images,
-		"config/crd/shopset.dev_shopsets.yaml",
+		"config/crd/shopset.dev_shopsets.yaml", "config/crd/shopset.dev_fleets.yaml",
 		"config/operator/namespace.yaml", "config/operator/rbac.yaml", "config/operator/operator.yaml",
 		"hack/manifests/managed.yaml", "hack/manifests/certs.yaml",
 		"config/samples/namespace.yaml",
@@ -172,7 +187,10 @@ func apply(ctx context.Context, t *devcluster.Target, images devcluster.Images) 
 	if err := t.EnsureSecrets(ctx, demo.Namespace); err != nil {
 		return err
 	}
-	return t.ApplyFiles(ctx, images, "config/samples/shopset.yaml")
+	if cells == 0 {
+		return t.ApplyFiles(ctx, images, "config/samples/shopset.yaml")
+	}
+	return t.ApplyDemoFleet(ctx, images, cells)
 }
 
 // together runs functions at the same time and returns all their errors.
@@ -187,14 +205,10 @@ func together(functions ...func() error) error {
 }
 
 // buy makes a purchase as a browser would and tells about it.
-func buy(ctx context.Context, t *devcluster.Target, domains int) error {
+func buy(ctx context.Context, t *devcluster.Target, domains, cells int) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	ss, err := t.WaitReady(ctx, demo, func(string) {})
-	if err != nil {
-		return err
-	}
-	options, err := t.Buyer(ctx, ss)
+	options, err := wayIn(ctx, t, cells)
 	if err != nil {
 		return err
 	}
@@ -226,6 +240,24 @@ func buy(ctx context.Context, t *devcluster.Target, domains int) error {
 	fmt.Fprintf(os.Stderr, "bought %d × %s at %s for %d.%02d EUR: order %s, %d ms\n", receipt.Quantity, receipt.Product,
 		receipt.Shop, receipt.TotalCents/100, receipt.TotalCents%100, receipt.Order, receipt.Duration.Milliseconds())
 	return nil
+}
+
+// wayIn is the edge of the ShopSet, or the routers of the fleet.
+func wayIn(ctx context.Context, t *devcluster.Target, cells int) (buyer.Options, error) {
+	if cells == 0 { // Whoever buys from what is there need not say what that is.
+		lone := t.Client.Get(ctx, demo, &v1alpha1.ShopSet{})
+		if apierrors.IsNotFound(lone) && t.Client.Get(ctx, fleet, &v1alpha1.Fleet{}) == nil {
+			cells = 1
+		}
+	}
+	if cells > 0 {
+		return t.RouterBuyer(ctx, fleet.Namespace)
+	}
+	ss, err := t.WaitReady(ctx, demo, func(string) {})
+	if err != nil {
+		return buyer.Options{}, err
+	}
+	return t.Buyer(ctx, ss)
 }
 
 // isBuilt says whether the slow builds were made earlier.

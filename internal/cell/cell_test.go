@@ -226,8 +226,8 @@ func TestProblems(t *testing.T) {
 		{"volumes", func(s *v1alpha1.ShopSet) {
 			s.Spec.Components[3].Volumes = []corev1.Volume{{Name: "data"}, {Name: "data"}, {Name: "shopset-tmp"}}
 			s.Spec.Components[3].VolumeMounts = []corev1.VolumeMount{{Name: "date", MountPath: "/a"}, {Name: "data", MountPath: "/a"}}
-		}, "spec.components[api].volumes: data is there twice; rename one (shopset-config, shopset-rendered, shopset-tmp, shopset-warm are the operator's own); " +
-			"spec.components[api].volumes: shopset-tmp is there twice; rename one (shopset-config, shopset-rendered, shopset-tmp, shopset-warm are the operator's own); " +
+		}, "spec.components[api].volumes: data is there twice; rename one (shopset-config, shopset-rendered, shopset-tmp, shopset-warm, shopset-warm-report are the operator's own); " +
+			"spec.components[api].volumes: shopset-tmp is there twice; rename one (shopset-config, shopset-rendered, shopset-tmp, shopset-warm, shopset-warm-report are the operator's own); " +
 			"spec.components[api].volumeMounts: date is mounted at /a, but there is no volume of that name; " +
 			"spec.components[api].volumeMounts: two volumes or config files are mounted at /a"},
 		{"all at once", func(s *v1alpha1.ShopSet) {

@@ -309,7 +309,7 @@ func checkVolumes(pod *corev1.PodSpec, component string, problems *Problems) {
 	for _, volume := range pod.Volumes {
 		if volumes[volume.Name] {
 			problems.add(componentField(component, "volumes"), "%s is there twice; rename one (%s are the operator's own)",
-				volume.Name, strings.Join([]string{configVolume, renderedVolume, tmpVolume, warmVolume}, ", "))
+				volume.Name, strings.Join([]string{configVolume, renderedVolume, tmpVolume, warmVolume, reportVolume}, ", "))
 		}
 		volumes[volume.Name] = true
 	}

@@ -20,6 +20,9 @@ const (
 	RestoreContainer = "shopset-restore"
 	saveContainer    = "shopset-save"
 	warmVolume       = "shopset-warm"
+	// reportVolume tells the container that goes on with a restore what is done already.
+	reportVolume = "shopset-warm-report"
+	reportFolder = "/shopset/warm"
 )
 
 // Defaults of a WarmCache: what the CRD says, for fields whose parents were left out.
@@ -59,9 +62,16 @@ func addWarmCache(pod *corev1.PodSpec, component *v1alpha1.Component) {
 
 	restore := corev1.Container{
 		Name: RestoreContainer, Image: warm.Image, ImagePullPolicy: main.ImagePullPolicy,
-		Args:    slices.Concat([]string{"restore"}, common, budgetArgs(warm), []string{"--report", corev1.TerminationMessagePathDefault}),
+		Args:    slices.Concat([]string{"restore"}, common, budgetArgs(warm), []string{"--termination-message", corev1.TerminationMessagePathDefault}),
 		EnvFrom: warm.Source.EnvFrom, Resources: *main.Resources.DeepCopy(), VolumeMounts: mounts, SecurityContext: security,
 		TerminationMessagePolicy: corev1.TerminationMessageReadFile,
+	}
+	if warm.Budget.Continue {
+		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: reportVolume, VolumeSource: corev1.VolumeSource{
+			EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(64<<20, resource.BinarySI)},
+		}})
+		restore.Args = append(restore.Args, "--report", reportFolder+"/restored.json")
+		restore.VolumeMounts = append(restore.VolumeMounts, corev1.VolumeMount{Name: reportVolume, MountPath: reportFolder})
 	}
 	pod.InitContainers = append(pod.InitContainers, restore)
 	if warm.Save != nil {
@@ -96,13 +106,17 @@ func saver(restore corev1.Container, warm *v1alpha1.WarmCache, common []string) 
 		}
 		result.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("256Mi")}
 	}
-	result.Args = slices.Concat([]string{"keep"}, common, []string{
+	command := "save"
+	if warm.Budget.Continue {
+		command = "keep" // It restores the rest first.
+	}
+	result.Args = slices.Concat([]string{command}, common, []string{
 		"--every", duration(warm.Save.Every, warmEvery),
 		"--bytes-per-second", strconv.FormatInt(quantity(warm.Save.BytesPerSecond, warmBytesPerSecond), 10),
 		"--admin", ":" + strconv.Itoa(v1alpha1.WarmCachePort),
 	})
 	if warm.Budget.Continue {
-		result.Args = append(result.Args, "--continue", "--budget-bytes", strconv.FormatInt(quantity(warm.Budget.Bytes, warmBytes), 10))
+		result.Args = append(result.Args, "--report", reportFolder+"/restored.json")
 	}
 	result.Ports = []corev1.ContainerPort{{Name: "warm-admin", ContainerPort: v1alpha1.WarmCachePort, Protocol: corev1.ProtocolTCP}}
 	result.LivenessProbe = probe("/healthz", intstr.FromInt32(v1alpha1.WarmCachePort), 10, 5, 6)

@@ -1,6 +1,7 @@
 package certrecord
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -55,6 +56,26 @@ func (r *Redis) Client() (rueidis.Client, error) {
 	}
 	r.client.Store(&client)
 	return client, nil
+}
+
+// ClientWithin is Client, but for the time that the context gives. A connection that takes longer is for those who come later.
+func (r *Redis) ClientWithin(ctx context.Context) (rueidis.Client, error) {
+	if client := r.client.Load(); client != nil {
+		return *client, nil
+	}
+	done := make(chan struct{})
+	var client rueidis.Client
+	var err error
+	go func() {
+		defer close(done)
+		client, err = r.Client()
+	}()
+	select {
+	case <-done:
+		return client, err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("redis: connecting for the first time: %w", ctx.Err())
+	}
 }
 
 // Close ends all connections.

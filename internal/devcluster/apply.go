@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -174,23 +175,6 @@ func (t *Target) WaitDeployments(ctx context.Context, namespace string, say func
 // Ready condition whenever that changes.
 func (t *Target) WaitReady(ctx context.Context, key client.ObjectKey, say func(string)) (*v1alpha1.ShopSet, error) {
 	ss := &v1alpha1.ShopSet{}
-	last := ""
-	err := until(ctx, func() (bool, error) {
-		if err := t.Client.Get(ctx, key, ss); err != nil {
-			return false, err
-		}
-		ready := meta.FindStatusCondition(ss.Status.Conditions, v1alpha1.ConditionReady)
-		if ready == nil || ready.ObservedGeneration != ss.Generation {
-			return false, nil
-		}
-		if ready.Message != last {
-			last = ready.Message
-			say(ss.Status.Summary + " " + last)
-		}
-		return ready.Status == "True", nil
-	})
-	if err != nil {
-		return ss, fmt.Errorf("ShopSet %s: %w: %s", key, err, last)
-	}
-	return ss, nil
+	err := t.waitReady(ctx, ss, key, func() ([]metav1.Condition, string) { return ss.Status.Conditions, ss.Status.Summary }, say)
+	return ss, err
 }

@@ -22,8 +22,12 @@ func (t *Target) EdgeAddress(ctx context.Context, ss *v1alpha1.ShopSet) (string,
 			edge = component.Name
 		}
 	}
+	return t.serviceAddress(ctx, client.ObjectKey{Namespace: ss.Namespace, Name: cell.ObjectName(ss.Name, edge)})
+}
+
+// serviceAddress is where the first port of a Service takes connections from this machine.
+func (t *Target) serviceAddress(ctx context.Context, key client.ObjectKey) (string, error) {
 	service := &corev1.Service{}
-	key := client.ObjectKey{Namespace: ss.Namespace, Name: cell.ObjectName(ss.Name, edge)}
 	if err := t.Client.Get(ctx, key, service); err != nil {
 		return "", err
 	}
@@ -34,7 +38,7 @@ func (t *Target) EdgeAddress(ctx context.Context, ss *v1alpha1.ShopSet) (string,
 		}
 	}
 	if port.NodePort == 0 {
-		return "", fmt.Errorf("Service %s can only be reached inside the cluster; give the edge a service of type NodePort or LoadBalancer", key)
+		return "", fmt.Errorf("Service %s can only be reached inside the cluster; give it the type NodePort or LoadBalancer", key)
 	}
 	return t.nodeAddress(ctx, port.NodePort)
 }

@@ -78,7 +78,7 @@ func (r *Reconciler) create(ctx context.Context, ss *v1alpha1.ShopSet, object ce
 		return "", fmt.Errorf("look at what is there already: %w", err)
 	}
 	if !metav1.IsControlledBy(existing, ss) {
-		return "", &foreignError{fmt.Sprintf("%s exists already and belongs to %s; delete it or rename one of the two",
+		return "", &refusedError{fmt.Sprintf("%s exists already and belongs to %s; delete it or rename one of the two",
 			keyOf(object), ownerOf(existing))}
 	}
 	// It is ours and lost the label that the cache goes by, or the cache lags. How it is in all else, the
@@ -123,10 +123,10 @@ func (r *Reconciler) apply(ctx context.Context, object cell.Object) (string, err
 	return answer.ResourceVersion, err
 }
 
-// foreignError says that a child's place is taken.
-type foreignError struct{ text string }
+// refusedError says what only a human can mend: that a child's place is taken, or that there is too much for a table.
+type refusedError struct{ text string }
 
-func (e *foreignError) Error() string { return e.text }
+func (e *refusedError) Error() string { return e.text }
 
 // ownerOf names who an object belongs to, as well as its metadata tells.
 func ownerOf(object *metav1.PartialObjectMetadata) string {
@@ -146,7 +146,7 @@ func ownerOf(object *metav1.PartialObjectMetadata) string {
 // refusal returns why a write will be refused again until a human does something, empty for errors
 // that pass.
 func refusal(err error) string {
-	var foreign *foreignError
+	var foreign *refusedError
 	switch {
 	case err == nil:
 		return ""

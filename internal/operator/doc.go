@@ -1,4 +1,4 @@
-// Package operator reconciles ShopSets: it gathers what is there, lets the pure rooms decide
+// Package operator reconciles ShopSets and Fleets. Of a ShopSet it gathers what is there, lets the pure rooms decide
 // (internal/cell what shall be, internal/diagnose what is wrong), applies and reports.
 //
 //	Reconcile(ShopSet):
@@ -11,6 +11,15 @@
 //	  apply            server-side apply of every object that does not say what it should; errors add
 //	                   up, one object never blocks the others
 //	  prune            what is owned and no longer wanted, once nothing runs that needs it
+//	  report           status, only if it differs
+//
+// Of a Fleet, which internal/fleet decides about, it
+//
+//	Reconcile(Fleet):
+//	  gather           ShopSets, EndpointSlices of their edges, the published table, the keys
+//	  decide           fleet.Decide
+//	  publish          the table, if it says something new: version + 1, signed, over the one that was seen
+//	  act              create, change, delete ShopSets, each over the version that was decided from
 //	  report           status, only if it differs
 //
 // It promises:

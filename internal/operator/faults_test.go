@@ -19,11 +19,16 @@ import (
 // errKilled is what every call returns once the operator is "dead".
 var errKilled = errors.New("killed")
 
+// errFailed is what the one call returns that fails.
+var errFailed = errors.New("the API server is away")
+
 // mortal counts calls and dies: the call before the deadline is done, no other after it.
 type mortal struct {
 	calls, writes int
 	// last is the number of calls that are let through; below zero all are.
 	last int
+	// fails is the number of one write that is not done, after which all goes on; zero is none.
+	fails int
 }
 
 func (m *mortal) call(write bool) error {
@@ -32,7 +37,9 @@ func (m *mortal) call(write bool) error {
 	}
 	m.calls++
 	if write {
-		m.writes++
+		if m.writes++; m.writes == m.fails {
+			return errFailed
+		}
 	}
 	return nil
 }
@@ -40,11 +47,17 @@ func (m *mortal) call(write bool) error {
 // reconciler works without a cache, with the operator's rights, through a client that may die.
 func (m *mortal) reconciler(t *testing.T) *operator.Reconciler {
 	t.Helper()
+	through := m.client(t)
+	return &operator.Reconciler{Client: through, Live: through, Connections: &connections{}}
+}
+
+func (m *mortal) client(t *testing.T) client.Client {
+	t.Helper()
 	base, err := client.NewWithWatch(cluster.operatorConfig, client.Options{Scheme: cluster.admin.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	through := interceptor.NewClient(base, interceptor.Funcs{
+	return interceptor.NewClient(base, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, options ...client.GetOption) error {
 			return errors.Join(m.call(false), c.Get(ctx, key, o, options...))
 		},
@@ -56,6 +69,12 @@ func (m *mortal) reconciler(t *testing.T) *operator.Reconciler {
 				return err
 			}
 			return c.Patch(ctx, o, p, options...)
+		},
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.CreateOption) error {
+			if err := m.call(true); err != nil {
+				return err
+			}
+			return c.Create(ctx, o, options...)
 		},
 		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.DeleteOption) error {
 			if err := m.call(true); err != nil {
@@ -70,7 +89,6 @@ func (m *mortal) reconciler(t *testing.T) *operator.Reconciler {
 			return c.SubResource(sub).Patch(ctx, o, p, options...)
 		},
 	})
-	return &operator.Reconciler{Client: through, Live: through, Connections: &connections{}}
 }
 
 func reconcile(t *testing.T, r *operator.Reconciler, ss *v1alpha1.ShopSet) error {

@@ -10,10 +10,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -52,15 +49,6 @@ type observed struct {
 	revisions []cell.Revision
 }
 
-// childKinds are the kinds that a ShopSet owns.
-func childKinds() []client.ObjectList {
-	return []client.ObjectList{
-		&appsv1.DeploymentList{}, &corev1.ServiceList{}, &corev1.ConfigMapList{},
-		&policyv1.PodDisruptionBudgetList{}, &networkingv1.NetworkPolicyList{},
-		&autoscalingv2.HorizontalPodAutoscalerList{}, &appsv1.ControllerRevisionList{},
-	}
-}
-
 func (r *Reconciler) gather(ctx context.Context, ss *v1alpha1.ShopSet) (*observed, error) {
 	seen := &observed{
 		namespace:   ss.Namespace,
@@ -69,7 +57,7 @@ func (r *Reconciler) gather(ctx context.Context, ss *v1alpha1.ShopSet) (*observe
 		services:    map[string]*corev1.Service{},
 		pods:        map[string][]corev1.Pod{},
 	}
-	for _, list := range childKinds() {
+	for _, list := range cell.OwnedLists() {
 		if err := r.list(ctx, ss, list); err != nil {
 			return nil, err
 		}

@@ -20,6 +20,8 @@ type Options struct {
 	LeaderElection bool
 	// Namespace restricts the operator to one namespace; empty is all.
 	Namespace string
+	// KeyNamespace is where the keys are that sign routing tables: the operator's own namespace.
+	KeyNamespace string
 	// Metrics may be nil.
 	Metrics *Metrics
 	// Connections asks the edge for its connections; over HTTP when nil.
@@ -83,5 +85,19 @@ func NewManager(ctx context.Context, kubeconfig *rest.Config, options Options) (
 		Connections: options.Connections,
 		Metrics:     options.Metrics,
 	}
-	return manager, reconciler.SetupWithManager(ctx, manager, options.Concurrency)
+	if err := reconciler.SetupWithManager(ctx, manager, options.Concurrency); err != nil {
+		return nil, err
+	}
+	tables, err := newTableCache(manager, cacheOptions.DefaultNamespaces)
+	if err != nil {
+		return nil, err
+	}
+	fleets := &FleetReconciler{
+		Client:       manager.GetClient(),
+		Live:         manager.GetAPIReader(),
+		KeyNamespace: options.KeyNamespace,
+		Events:       manager.GetEventRecorder("shopset-operator"),
+		Metrics:      options.Metrics,
+	}
+	return manager, fleets.SetupWithManager(manager, tables, options.Concurrency)
 }

@@ -8,8 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/shopset/shopset/api/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // memory knows what was applied a moment ago, so that a cache that lags behind does not make the
@@ -18,7 +17,7 @@ import (
 type memory struct {
 	mu       sync.Mutex
 	attempts map[types.UID]map[objectKey]attempt
-	// superseded are the versions of ShopSets that the operator wrote over, while the cache may still
+	// superseded are the versions of ShopSets and Fleets that the operator wrote over, while the cache may still
 	// show them.
 	superseded map[types.UID][]string
 	// asked are the warnings about Pods, by ShopSet and Pod.
@@ -51,27 +50,28 @@ func (m *memory) noteWarnings(shopSet, pod types.UID, events []corev1.Event, now
 	m.asked[shopSet][pod] = warnings{at: now, events: events}
 }
 
-// wrote notes that a ShopSet has a new version.
-func (m *memory) wrote(ss *v1alpha1.ShopSet, version string) {
+// wrote notes that a ShopSet or a Fleet has a new version.
+func (m *memory) wrote(object client.Object, version string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.superseded == nil {
 		m.superseded = map[types.UID][]string{}
 	}
-	if version != ss.ResourceVersion {
-		m.superseded[ss.UID] = append(m.superseded[ss.UID], ss.ResourceVersion)
+	if uid := object.GetUID(); version != object.GetResourceVersion() {
+		m.superseded[uid] = append(m.superseded[uid], object.GetResourceVersion())
 	}
-	ss.ResourceVersion = version
+	object.SetResourceVersion(version)
 }
 
-// outdated says whether the operator itself has written a later version of the ShopSet.
-func (m *memory) outdated(ss *v1alpha1.ShopSet) bool {
+// outdated says whether the operator itself has written a later version of the object.
+func (m *memory) outdated(object client.Object) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if slices.Contains(m.superseded[ss.UID], ss.ResourceVersion) {
+	uid := object.GetUID()
+	if slices.Contains(m.superseded[uid], object.GetResourceVersion()) {
 		return true
 	}
-	delete(m.superseded, ss.UID)
+	delete(m.superseded, uid)
 	return false
 }
 

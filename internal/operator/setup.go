@@ -7,12 +7,11 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/util/workqueue"
@@ -45,19 +44,24 @@ func Scheme() (*runtime.Scheme, error) {
 
 // CacheOptions make the cache hold only what belongs to ShopSets, without the parts that nobody reads.
 func CacheOptions() (cache.Options, error) {
-	ours, err := labels.NewRequirement(cell.LabelShopSet, selection.Exists, nil)
+	ours, err := withLabel(cell.LabelShopSet)
 	if err != nil {
 		return cache.Options{}, err
 	}
-	selector := labels.NewSelector().Add(*ours)
+	edges, err := withLabel(cell.LabelEdge)
+	if err != nil {
+		return cache.Options{}, err
+	}
 	options := cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject:         map[client.Object]cache.ByObject{},
 	}
 	for _, child := range childTypes() {
-		options.ByObject[child] = cache.ByObject{Label: selector, Transform: stripChild}
+		options.ByObject[child] = ours
 	}
-	options.ByObject[&corev1.Pod{}] = cache.ByObject{Label: selector, Transform: stripPod}
+	options.ByObject[&discoveryv1.EndpointSlice{}] = edges
+	ours.Transform = stripPod
+	options.ByObject[&corev1.Pod{}] = ours
 	return options, nil
 }
 

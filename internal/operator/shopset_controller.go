@@ -271,8 +271,13 @@ func (r *Reconciler) now() time.Time {
 }
 
 func (r *Reconciler) event(ctx context.Context, ss *v1alpha1.ShopSet, eventType, reason, action, format string, args ...any) {
+	tell(ctx, r.Events, ss, eventType, reason, action, format, args...)
+}
+
+// tell makes an event, and a line in the log.
+func tell(ctx context.Context, recorder events.EventRecorder, about client.Object, eventType, reason, action, format string, args ...any) {
 	log.FromContext(ctx).Info(fmt.Sprintf(format, args...), "reason", reason)
-	if r.Events != nil {
-		r.Events.Eventf(ss, nil, eventType, reason, action, format, args...)
+	if recorder != nil {
+		recorder.Eventf(about, nil, eventType, reason, action, format, args...)
 	}
 }

@@ -72,23 +72,7 @@ func (r *Reconciler) setStatus(ctx context.Context, ss *v1alpha1.ShopSet, seen *
 	ready, unwell := summarize(status.Components)
 	status.Summary = fmt.Sprintf("%d/%d", ready, len(status.Components))
 
-	set := func(kind string, value bool, reason, message string) {
-		state := metav1.ConditionFalse
-		if value {
-			state = metav1.ConditionTrue
-		}
-		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
-			Type: kind, Status: state, Reason: reason, Message: clip(message), ObservedGeneration: ss.Generation,
-		})
-	}
-	// flag keeps kstatus' rule that Reconciling and Stalled are there only while they are true.
-	flag := func(kind string, value bool, reason, message string) {
-		if value {
-			set(kind, true, reason, message)
-		} else {
-			meta.RemoveStatusCondition(&status.Conditions, kind)
-		}
-	}
+	set, flag := conditions(&status.Conditions, ss.Generation)
 	switch {
 	case !ss.DeletionTimestamp.IsZero():
 		message := deletionMessage(seen, out)
@@ -116,6 +100,28 @@ func (r *Reconciler) setStatus(ctx context.Context, ss *v1alpha1.ShopSet, seen *
 	if out.idle.reason != "" {
 		set(v1alpha1.ConditionIdle, out.idle.idle, out.idle.reason, out.idle.message)
 	}
+}
+
+// conditions gives two ways to set a condition: set as it is, and flag with kstatus' rule that Reconciling and
+// Stalled are there only while they are true.
+func conditions(list *[]metav1.Condition, generation int64) (set, flag func(kind string, value bool, reason, message string)) {
+	set = func(kind string, value bool, reason, message string) {
+		state := metav1.ConditionFalse
+		if value {
+			state = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(list, metav1.Condition{
+			Type: kind, Status: state, Reason: reason, Message: clip(message), ObservedGeneration: generation,
+		})
+	}
+	flag = func(kind string, value bool, reason, message string) {
+		if value {
+			set(kind, true, reason, message)
+		} else {
+			meta.RemoveStatusCondition(list, kind)
+		}
+	}
+	return set, flag
 }
 
 func deletionMessage(seen *observed, out *outcome) string {

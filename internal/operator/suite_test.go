@@ -35,6 +35,9 @@ import (
 // patience is how long a test waits for something that takes a second at most on an idle machine.
 const patience = 60 * time.Second
 
+// keyNamespace is the operator's own.
+const keyNamespace = "shopset-system"
+
 // cluster is the API server and etcd that all tests of the package share. There are no controllers and
 // no kubelet besides the operator: tests play Kubernetes' part where it matters.
 var cluster struct {
@@ -118,7 +121,7 @@ func startOperator(t *testing.T, namespace string, connections operator.Connecti
 
 func startOperatorWith(t *testing.T, options operator.Options) {
 	t.Helper()
-	options.Concurrency, options.SkipNameValidation = 4, true
+	options.Concurrency, options.SkipNameValidation, options.KeyNamespace = 4, true, keyNamespace
 	ctx, cancel := context.WithCancel(t.Context())
 	manager, err := operator.NewManager(ctx, cluster.operatorConfig, options)
 	if err != nil {

@@ -1,22 +1,14 @@
 package proxy
 
 import (
-	"bufio"
-	"bytes"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-
-	"golang.org/x/crypto/bcrypt"
 )
 
 // Access refuses requests. The rule holds for what matches; then each of its conditions must be met.
@@ -33,7 +25,8 @@ type Access struct {
 	DenyAgents    []string `yaml:"denyAgents"`
 	DenyReferrers []string `yaml:"denyReferrers"`
 	// Users is a file of NAME:HASH lines (bcrypt, as `htpasswd -B` writes them) of those who may come with basic
-	// authentication (RFC 7617).
+	// authentication (RFC 7617). Passwords are compared before the rate limits are asked; wrong ones have a limit of their own,
+	// for each network of clients.
 	Users string `yaml:"users"`
 	// Realm is what people are told that they log in to. Default the rule's name.
 	Realm string `yaml:"realm"`
@@ -66,7 +59,7 @@ type accessRule struct {
 	users             *users
 }
 
-func newAccess(config []Access) (rules []*accessRule, err error) {
+func newAccess(config []Access, logins *logins) (rules []*accessRule, err error) {
 	var problems []error
 	for i := range config {
 		a := &config[i]
@@ -78,7 +71,7 @@ func newAccess(config []Access) (rules []*accessRule, err error) {
 			rule.referrers = append(rule.referrers, regexp.MustCompile(pattern))
 		}
 		if a.Users != "" {
-			if rule.users, err = readUsers(a.Users); err != nil {
+			if rule.users, err = readUsers(a.Users, logins); err != nil {
 				problems = append(problems, fmt.Errorf("access rule %s: %w", a.Name, err))
 			}
 		}
@@ -96,6 +89,9 @@ func (p *pipeline) access(e *exchange) (done bool) {
 	}
 	for _, rule := range p.rules {
 		if rule.holds(e) && rule.refuses(e) {
+			if e.status == http.StatusTooManyRequests {
+				p.metrics.limited.WithLabelValues(failedLoginsLimit).Inc()
+			}
 			return true
 		}
 	}
@@ -120,88 +116,26 @@ func (r *accessRule) refuses(e *exchange) bool {
 		e.Header().Set("Allow", strings.Join(r.config.OnlyMethods, ", "))
 		status = http.StatusMethodNotAllowed
 	case r.users != nil:
-		name, password, ok := request.BasicAuth()
-		if ok && r.users.knows(name, password) {
+		var in bool
+		if in, status = r.users.lets(e); in {
 			return false
+		}
+		if status != http.StatusUnauthorized {
+			break
 		}
 		realm := r.config.Realm
 		if realm == "" {
 			realm = r.config.Name
 		}
 		e.Header().Set("WWW-Authenticate", "Basic realm="+strconv.Quote(realm)+", charset=\"UTF-8\"")
-		status = http.StatusUnauthorized
 	default:
 		return false
 	}
 	e.refused = r.config.Name
-	errorPage(e, status)
-	return true
-}
-
-// users are those of a file. A right password is remembered by its hash: bcrypt takes a tenth of a second on purpose, and a
-// browser sends it with every request.
-type users struct {
-	hashes map[string][]byte
-
-	mu    sync.Mutex
-	known map[[sha256.Size]byte]bool
-	// checking bounds how many hashes are computed at once: who guesses should not get all processors.
-	checking chan struct{}
-}
-
-const maxUsersFile = 1 << 20
-
-func readUsers(path string) (*users, error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if len(content) > maxUsersFile {
-		return nil, fmt.Errorf("%s has more than 1 MiB", path)
-	}
-	u := &users{hashes: map[string][]byte{}, known: map[[sha256.Size]byte]bool{}, checking: make(chan struct{}, 2)}
-	lines := bufio.NewScanner(bytes.NewReader(content))
-	for number := 1; lines.Scan(); number++ {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		name, hash, _ := strings.Cut(line, ":")
-		if _, err := bcrypt.Cost([]byte(hash)); err != nil {
-			return nil, fmt.Errorf("%s line %d: want NAME:HASH with bcrypt, as `htpasswd -B` writes it", path, number)
-		}
-		u.hashes[name] = []byte(hash)
-	}
-	if len(u.hashes) == 0 {
-		return nil, fmt.Errorf("%s names nobody", path)
-	}
-	return u, lines.Err()
-}
-
-func (u *users) knows(name, password string) bool {
-	key := sha256.Sum256([]byte(name + "\x00" + password))
-	u.mu.Lock()
-	known := u.known[key]
-	u.mu.Unlock()
-	if known {
+	if status == statusClientGone {
+		e.status = status // Nobody is there to read an answer.
 		return true
 	}
-	hash, exists := u.hashes[name]
-	if !exists {
-		for _, hash = range u.hashes { // To say no takes as long as for a wrong password.
-			break
-		}
-	}
-	u.checking <- struct{}{}
-	right := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil
-	<-u.checking
-	if !right || subtle.ConstantTimeEq(int32(len(hash)), 0) == 1 || !exists {
-		return false
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if len(u.known) < 4*len(u.hashes) {
-		u.known[key] = true
-	}
+	errorPage(e, status)
 	return true
 }

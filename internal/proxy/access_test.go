@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -135,6 +136,22 @@ rateLimits:
 	}
 }
 
+// TestRedisThatSaysNothing: a request does not wait for a first connection that gets no answer.
+func TestRedisThatSaysNothing(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() }) // Nobody accepts.
+	e := start(t, fmt.Sprintf("redis: {addresses: [%q]}\nrateLimits: [{name: x, requests: 1, scope: shared}]\n", listener.Addr())+toShop(origin(t, echo("shop")).URL))
+	if status, _, _ := ask(t, e, "/"); status != http.StatusOK {
+		t.Error(status)
+	}
+	if _, err := e.current.Load().redis.Client(); err == nil || !strings.Contains(err.Error(), "connecting for the first time") {
+		t.Errorf("the request waited until there was no connection: %v", err)
+	}
+}
+
 // TestConcurrentLimit counts what is under way.
 func TestConcurrentLimit(t *testing.T) {
 	release := make(chan struct{})
@@ -165,7 +182,7 @@ func TestConcurrentLimit(t *testing.T) {
 func TestLimiterForgets(t *testing.T) {
 	config := RateLimit{Name: "x", Requests: 1, Period: time.Hour, Keys: 640, Key: []string{"path"}}
 	config.fill()
-	limiters, err := newLimiters([]RateLimit{config}, nil)
+	limiters, err := newLimiters([]RateLimit{config}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

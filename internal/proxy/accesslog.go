@@ -11,67 +11,116 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // accessLog writes a JSON line for each exchange. Lines are gathered and written together, a tenth of a second later at
-// most: a system call for each costs more than the rest of the line.
+// most: a system call for each costs more than the rest of the line. One goroutine writes; whoever reads the log, and stops
+// reading, keeps no request waiting.
 type accessLog struct {
-	out io.Writer
+	out     io.Writer
+	dropped prometheus.Counter
+	some    chan struct{} // lines wait
+	many    chan struct{} // so many that they are not to wait
+	stop    chan struct{}
+	stopped chan struct{}
+	once    sync.Once
 
-	mu      sync.Mutex
-	buffer  []byte
-	waiting bool // for the timer
-	lost    uint64
+	mu     sync.Mutex
+	buffer []byte
+	lines  int
 }
 
 const (
-	// accessLogDelay is how long a line may wait.
+	// accessLogDelay is how long a line may wait for others.
 	accessLogDelay = 100 * time.Millisecond
 	// accessLogBytes is when lines are written at once.
 	accessLogBytes = 64 << 10
+	// accessLogMost may wait for a log that takes nothing; what comes then is dropped.
+	accessLogMost = 4 << 20
+	// accessLogEnd is how long the end waits for the last lines.
+	accessLogEnd = time.Second
 )
 
-func newAccessLog(out io.Writer) *accessLog {
-	return &accessLog{out: out, buffer: make([]byte, 0, accessLogBytes+8<<10)}
+func newAccessLog(out io.Writer, dropped prometheus.Counter) *accessLog {
+	l := &accessLog{out: out, dropped: dropped, some: make(chan struct{}, 1), many: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
+	go l.run()
+	return l
 }
 
-// write takes a line. A log that cannot be written (a full disk) loses lines, and no requests.
+// write takes a line. A log that cannot be written (a full disk, a reader that is stuck) loses lines, and no requests.
 func (l *accessLog) write(e *exchange, elapsed time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.buffer = appendLine(l.buffer, e, elapsed)
-	switch {
-	case len(l.buffer) >= accessLogBytes:
-		l.flushLocked()
-	case !l.waiting:
-		l.waiting = true
-		time.AfterFunc(accessLogDelay, func() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.waiting = false
-			l.flushLocked()
-		})
-	}
-}
-
-func (l *accessLog) flush() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flushLocked()
-}
-
-func (l *accessLog) flushLocked() {
-	if len(l.buffer) == 0 {
+	if len(l.buffer) >= accessLogMost {
+		l.dropped.Inc()
 		return
 	}
-	if _, err := l.out.Write(l.buffer); err != nil {
-		if l.lost++; l.lost == 1 {
-			slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("the access log cannot be written", "error", err)
-		}
-	} else {
-		l.lost = 0
+	l.buffer = appendLine(l.buffer, e, elapsed)
+	l.lines++
+	if l.lines == 1 {
+		wake(l.some)
 	}
-	l.buffer = l.buffer[:0]
+	if len(l.buffer) >= accessLogBytes {
+		wake(l.many)
+	}
+}
+
+func wake(sleeper chan struct{}) {
+	select {
+	case sleeper <- struct{}{}:
+	default:
+	}
+}
+
+func (l *accessLog) run() {
+	defer close(l.stopped)
+	delay := time.NewTimer(accessLogDelay)
+	var spare []byte
+	failed := false
+	for ending := false; !ending; {
+		select {
+		case <-l.some:
+		case <-l.stop:
+			ending = true
+		}
+		delay.Reset(accessLogDelay)
+		select {
+		case <-delay.C:
+		case <-l.many:
+		case <-l.stop:
+			ending = true
+		}
+		l.mu.Lock()
+		full, lines := l.buffer, l.lines
+		l.buffer, l.lines = spare[:0], 0
+		l.mu.Unlock()
+		if len(full) > 0 {
+			_, err := l.out.Write(full)
+			if err != nil {
+				l.dropped.Add(float64(lines))
+				if !failed {
+					slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("the access log cannot be written", "error", err)
+				}
+			}
+			failed = err != nil
+		}
+		if spare = full; cap(spare) > 2*accessLogBytes {
+			spare = nil
+		}
+	}
+}
+
+// close writes what waits, for a second at most, and ends.
+func (l *accessLog) close() {
+	l.once.Do(func() { close(l.stop) })
+	end := time.NewTimer(accessLogEnd)
+	defer end.Stop()
+	select {
+	case <-l.stopped:
+	case <-end.C:
+	}
 }
 
 // logged says whether an exchange is one of those that are written: all that went wrong, and a share of the others.

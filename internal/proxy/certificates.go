@@ -30,6 +30,10 @@ type DomainCertificates struct {
 	// UnknownHosts says what becomes of a request for a host that no record covers: "serve" or "refuse", with 421. Default
 	// "serve".
 	UnknownHosts string `yaml:"unknownHosts"`
+	// WithoutRecord says what becomes of a request whose host's record is not in memory while neither Redis nor the API can
+	// be asked: "serve", as if the host had none, or "refuse", with 503. Served means without the record's allow-list,
+	// maintenance, labels and upstream: who may not come, comes. Default "serve".
+	WithoutRecord string `yaml:"withoutRecord"`
 }
 
 // CertificateAPI is how the certificate API is reached.
@@ -45,7 +49,7 @@ type CertificateAPI struct {
 	Key         string `yaml:"key"`
 }
 
-// The values of UnknownHosts.
+// The values of UnknownHosts and WithoutRecord.
 const (
 	HostsServe  = "serve"
 	HostsRefuse = "refuse"
@@ -55,6 +59,7 @@ func (d *DomainCertificates) fill() {
 	fallback(&d.Memory, 256<<20)
 	fallback(&d.UnknownTime, time.Minute)
 	fallback(&d.UnknownHosts, HostsServe)
+	fallback(&d.WithoutRecord, HostsServe)
 }
 
 func (d *DomainCertificates) problems(p *problems) {
@@ -62,6 +67,7 @@ func (d *DomainCertificates) problems(p *problems) {
 	p.atLeast("certificates.memory", d.Memory, 1<<20)
 	p.positive("certificates.unknownTime", d.UnknownTime)
 	p.oneOf("certificates.unknownHosts", d.UnknownHosts, HostsServe, HostsRefuse)
+	p.oneOf("certificates.withoutRecord", d.WithoutRecord, HostsServe, HostsRefuse)
 	if d.Redis == nil && d.API == nil {
 		p.add("certificates", "wants redis, api, or both")
 	}

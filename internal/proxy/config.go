@@ -58,8 +58,8 @@ type Config struct {
 	AccessLogShare float64 `yaml:"accessLogShare"`
 	// TopShops is how many shops have metrics of their own, those with the most requests; the rest is summed. Default 20.
 	TopShops int `yaml:"topShops"`
-	// Reload is how often the file is looked at; what changed in it, but for ports and certificates, is used for new
-	// requests, and those under way stay. Default 5s.
+	// Reload is how often the file, and those that it names, are looked at; what changed, but for what needs a restart (see
+	// docs/proxy.md), is used for new requests, and those under way stay. Default 5s.
 	Reload time.Duration `yaml:"reload"`
 }
 

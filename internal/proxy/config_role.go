@@ -131,11 +131,12 @@ type Health struct {
 	Path     string        `yaml:"path"`
 	Interval time.Duration `yaml:"interval"`
 	Timeout  time.Duration `yaml:"timeout"`
-	// Failures in a row, of checks or requests, that take an endpoint out. Default 5.
+	// Failures in a row, of checks or of requests, that take an endpoint out; each counts for itself. Default 5.
 	Failures int `yaml:"failures"`
 	// Eject is for how long at first, and longer each time up to ten times that. Default 5s.
 	Eject time.Duration `yaml:"eject"`
-	// Floor is how many of the endpoints, in percent, stay in whatever happens. Default 50.
+	// Floor is how many of the endpoints that pass their checks, in percent, stay in however their requests go. Those that fail
+	// their checks are out, unless all do. Default 50.
 	Floor *int `yaml:"floor"`
 	// Break fails all requests at once, for a second, when this share of the last ones failed, in percent; at least
 	// 20 in 10 s count. Default 0, never.
@@ -154,12 +155,13 @@ type Fallback struct {
 
 // Store keeps copies of pages in memory.
 type Store struct {
-	// Bytes bounds all copies of the role. Default 64MiB.
+	// Bytes bounds all copies of the role; those under way may take a quarter as much, or one page. Default 64MiB.
 	Bytes Size `yaml:"bytes"`
 	// PageBytes bounds one. Default 1MiB.
 	PageBytes Size `yaml:"pageBytes"`
 	// SessionCookies are cookies of the client whose presence means that the page may be its own: nothing is stored or
-	// served from the store. Patterns as in cookie filters. Default ["*"]: any cookie does.
+	// served from the store. So does a Cookie header that RFC 6265 does not allow. Patterns as in cookie filters. Default
+	// ["*"]: any cookie does.
 	SessionCookies []string `yaml:"sessionCookies"`
 }
 

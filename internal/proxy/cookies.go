@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -91,27 +92,46 @@ func (f *CookieFilter) renamed(name string) string {
 	return name
 }
 
+// cookiePairs are the pairs of the Cookie headers, as they are, without the spaces around each.
+func cookiePairs(header http.Header) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range header["Cookie"] {
+			for pair := range strings.SplitSeq(line, ";") {
+				if pair = strings.TrimSpace(pair); pair != "" && !yield(pair) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// isCookieValue says whether a value is one by RFC 6265, 4.1.1.
+func isCookieValue(value string) bool {
+	if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1]
+	}
+	return !strings.ContainsFunc(value, func(c rune) bool {
+		return c <= ' ' || c >= 0x7f || c == '"' || c == ',' || c == ';' || c == '\\'
+	})
+}
+
 // request filters the Cookie headers of a request. Pairs are taken as they are: shops have cookies with values that no
 // parser of RFC 6265 would let pass.
 func (f *CookieFilter) request(header http.Header) {
-	lines := header["Cookie"]
-	if f == nil || len(lines) == 0 {
+	if f == nil || len(header["Cookie"]) == 0 {
 		return
 	}
 	var kept []string
-	for _, line := range lines {
-		for pair := range strings.SplitSeq(line, ";") {
-			pair = strings.TrimSpace(pair)
-			name, value, _ := strings.Cut(pair, "=")
-			name = strings.TrimSpace(name)
-			if pair == "" || !f.passes(name) {
-				continue
-			}
-			if to := f.renamed(name); to != name {
-				pair = to + "=" + value
-			}
-			kept = append(kept, pair)
+	for pair := range cookiePairs(header) {
+		name, value, _ := strings.Cut(pair, "=")
+		name = strings.TrimSpace(name)
+		if !f.passes(name) {
+			continue
 		}
+		if to := f.renamed(name); to != name {
+			pair = to + "=" + value
+		}
+		kept = append(kept, pair)
 	}
 	if len(kept) == 0 {
 		delete(header, "Cookie")

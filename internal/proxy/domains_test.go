@@ -177,6 +177,22 @@ func TestUnknownHosts(t *testing.T) {
 	}
 }
 
+// TestWithoutRecord: when nobody can say what a host's record is, it is served or refused, as was said, and that is counted.
+func TestWithoutRecord(t *testing.T) {
+	for then, want := range map[string]int{HostsServe: http.StatusOK, HostsRefuse: http.StatusServiceUnavailable} {
+		d := newDomains(t)
+		d.put(certs.Domain{Name: "shoes.example", Shop: "shoes", Options: certrecord.Options{Maintenance: true}})
+		e := start(t, d.section+"  withoutRecord: "+then+"\n"+toShop(origin(t, echo("shop")).URL))
+		d.redis.Down(t)
+		d.api.Close()
+		status, body, header := ask(t, e, "/", func(r *http.Request) { r.Host = "shoes.example" })
+		if status != want || (header.Get("Retry-After") != "") != (want == http.StatusServiceUnavailable) {
+			t.Errorf("%s: %d %s %v, want %d", then, status, body, header, want)
+		}
+		e.wantMetric(`shopset_proxy_without_record_total{then="`+then+`"}`, "1")
+	}
+}
+
 // TestChallenges: an ACME authority gets its answer on the plain port, also while Redis is away; what is no challenge goes
 // to the shop.
 func TestChallenges(t *testing.T) {

@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"log/slog"
 	"net/url"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // externals are the sites that domain records name as the upstream of all their requests. Each is a role of its own,
@@ -58,8 +61,8 @@ func (x *externals) role(site string) *role {
 		return nil
 	}
 	made := &role{name: externalRoleName, config: config, upstreams: []*upstream{target}, weights: 1,
-		retried: x.metrics.retries.WithLabelValues(externalRoleName).Inc}
-	made.budget.percent = int64(*config.Retries)
+		retried: x.metrics.retries.WithLabelValues(externalRoleName).Inc,
+		active:  &atomic.Int64{}, budget: &budget{percent: int64(*config.Retries)}, breaker: &breaker{}}
 	x.forget()
 	x.roles[site] = &externalRole{made, x.uses}
 	return made
@@ -77,6 +80,33 @@ func (x *externals) forget() {
 	}
 	x.roles[oldest].role.close()
 	delete(x.roles, oldest)
+}
+
+// externalSweep is how often idle connections are looked at.
+const externalSweep = 5 * time.Second
+
+// run closes connections that were idle for too long, until the context ends.
+func (x *externals) run(ctx context.Context, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		var all []*direct
+		x.mu.Lock()
+		for _, r := range x.roles {
+			if d := r.role.upstreams[0].direct; d != nil {
+				all = append(all, d)
+			}
+		}
+		x.mu.Unlock()
+		for _, d := range all {
+			d.sweep()
+		}
+	}
 }
 
 func (x *externals) close() {

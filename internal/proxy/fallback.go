@@ -17,7 +17,15 @@ func newFallbacks(own *role, roles map[string]*role) (steps []fallbackStep, err 
 		case f.Role != "":
 			steps = append(steps, toOtherRole(roles[f.Role]))
 		case f.Stored > 0:
-			steps = append(steps, func(p *pipeline, e *exchange, _ int) bool { return own.store.serveStale(p, e, f.Stored) })
+			steps = append(steps, func(p *pipeline, e *exchange, _ int) bool {
+				stick := e.stick
+				e.stick = nil // It is of an upstream that just failed.
+				if own.store.serveStale(p, e, f.Stored) {
+					return true
+				}
+				e.stick = stick
+				return false
+			})
 		default:
 			pages, err := readPages(f.Page)
 			if err != nil {
@@ -41,18 +49,23 @@ func toOtherRole(other *role) fallbackStep {
 		}
 		if len(other.upstreams) == 0 {
 			first := e.role
+			e.stick = nil
 			p.fellBack(e, "role "+other.name)
 			e.role = other
 			p.forward(e)
 			e.role = first
 			return true
 		}
+		own := e.stick
+		e.stick = nil // It keeps the client at the role that failed.
 		response, err := p.try(e, other)
 		if err != nil {
+			e.stick = own
 			return false
 		}
 		if other.failsOn(response.StatusCode) || e.role.failsOn(response.StatusCode) {
 			_ = response.Body.Close()
+			e.stick = own
 			return false
 		}
 		p.fellBack(e, "role "+other.name)
@@ -70,6 +83,9 @@ func (p *pipeline) fellBack(e *exchange, by string) {
 	kind := by
 	if len(by) > 4 && by[:4] == "role" {
 		kind = "role"
+	}
+	if kind != "page" {
+		e.Header().Del("Retry-After") // It was for the failure.
 	}
 	e.Header().Set(FallbackHeader, by+"; for="+e.role.name+"; reason="+e.failure)
 	p.metrics.fallbacks.WithLabelValues(e.role.name, kind, e.failure).Inc()

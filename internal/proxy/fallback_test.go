@@ -109,7 +109,16 @@ func TestNeverStored(t *testing.T) {
 		"private":         {header: http.Header{"Cache-Control": {`private="x"`}}},
 		"no-cache":        {header: http.Header{"Cache-Control": {"no-cache"}}},
 		"must-revalidate": {header: http.Header{"Cache-Control": {"max-age=0, must-revalidate"}}},
-		"stale-if-error":  {header: http.Header{"Cache-Control": {"max-age=0, must-revalidate, stale-if-error=600"}}, stored: true},
+		"stale-if-error":  {header: http.Header{"Cache-Control": {"max-age=0, stale-if-error=600"}}, stored: true},
+		"and must not":    {header: http.Header{"Cache-Control": {"max-age=0, must-revalidate, stale-if-error=600"}}},
+		"nor by proxies":  {header: http.Header{"Cache-Control": {"max-age=0, proxy-revalidate, stale-if-error=600"}}},
+		"nor for long":    {header: http.Header{"Cache-Control": {"s-maxage=0, stale-if-error=600"}}},
+		"nor at all":      {header: http.Header{"Cache-Control": {"no-cache, stale-if-error=600"}}},
+		"still fresh":     {header: http.Header{"Cache-Control": {"max-age=600, must-revalidate"}, "Age": {"10"}}, stored: true},
+		"old at arrival":  {header: http.Header{"Cache-Control": {"max-age=600, must-revalidate"}, "Age": {"601"}}},
+		"old by its date": {header: http.Header{"Cache-Control": {"max-age=600, must-revalidate"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}}},
+		"older than said": {header: http.Header{"Age": {"3601"}}},
+		"asked no-store":  {header: http.Header{}, first: func(r *http.Request) { r.Header.Set("Cache-Control", "max-age=0, No-Store") }},
 		"set-cookie":      {header: http.Header{"Set-Cookie": {"session=1"}}},
 		"vary *":          {header: http.Header{"Vary": {"*"}}},
 		"vary cookie":     {header: http.Header{"Vary": {"Accept, cookie"}}},
@@ -121,6 +130,7 @@ func TestNeverStored(t *testing.T) {
 		"odd cookie":      {header: http.Header{}, second: cookie("=;=")},
 		"authorization":   {header: http.Header{}, first: func(r *http.Request) { r.Header.Set("Authorization", "Basic x") }},
 		"other host":      {header: http.Header{}, second: func(r *http.Request) { r.Host = "other.example" }},
+		"other port":      {header: http.Header{}, first: func(r *http.Request) { r.Host = "shop.example:1337" }},
 		"same host":       {header: http.Header{}, second: func(r *http.Request) { r.Host = "Shop.Example" }, stored: true},
 		"other query":     {header: http.Header{}, second: func(r *http.Request) { r.URL.RawQuery = "a=b" }},
 		"method":          {header: http.Header{}, first: func(r *http.Request) { r.Method = http.MethodPost }},
@@ -379,28 +389,4 @@ func TestMaxRequests(t *testing.T) {
 	}
 	close(release)
 	group.Wait()
-}
-
-// TestActiveHealth: an endpoint that fails its checks gets nothing until it is well.
-func TestActiveHealth(t *testing.T) {
-	var sick atomic.Bool
-	shop := origin(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/health" && sick.Load() {
-			w.WriteHeader(http.StatusInternalServerError)
-		}
-	})
-	config := Role{URL: shop.URL, Health: Health{Path: "/health", Interval: time.Millisecond, Failures: 2}}
-	config.fill()
-	u, err := newUpstream(&config, config.targets()[0], true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); u.run(t.Context()) }()
-	t.Cleanup(func() { <-done })
-	endpoint := (*u.endpoints.Load())[0]
-	sick.Store(true)
-	eventually(t, "it is sick", endpoint.sick.Load)
-	sick.Store(false)
-	eventually(t, "it is well", func() bool { return !endpoint.sick.Load() })
 }

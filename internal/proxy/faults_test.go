@@ -266,6 +266,25 @@ func TestAnAnswerThatNobodyReads(t *testing.T) {
 	e.wantMetric(`shopset_proxy_role_failures_total{reason="timeout",role="shop"}`, "")
 }
 
+// TestInterimAnswersThatNobodyReads: a client that takes none is cut, and does not hold the upstream's connection.
+func TestInterimAnswersThatNobodyReads(t *testing.T) {
+	hints := "HTTP/1.1 103 Early Hints\r\n" + strings.Repeat("Link: <"+strings.Repeat("x", 1000)+">\r\n", 900) + "\r\n"
+	gone := make(chan struct{})
+	url, _ := script(t, func(conn net.Conn, _ *http.Request) {
+		for range maxInterims {
+			if _, err := io.WriteString(conn, hints); err != nil {
+				break
+			}
+		}
+		silence(conn, nil)
+		close(gone)
+	})
+	e := start(t, toShop(url)+"limits: {stallTimeout: 100ms}\n")
+	raw(t, e.http, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+	eventually(t, "the client is cut", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
+	<-gone
+}
+
 // TestSlowUpstreamOverHTTP2 makes sure that the limit on slow clients does not hit a fast client
 // that waits for a slow upstream, before and within the answer.
 func TestSlowUpstreamOverHTTP2(t *testing.T) {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -255,16 +256,11 @@ func (p *pipeline) respond(e *exchange, response *http.Response) {
 		body = newStallGuard(e, body, e.role.config.StallTimeout)
 	}
 	defer body.Close()
-	if err := p.copyBody(e, body, response, copied); err != nil {
-		if copied != nil {
-			copied.drop()
-		}
+	defer copied.end()
+	if err := p.copyBody(e, copied.from(body, p.buffers), response); err != nil {
 		panic(http.ErrAbortHandler) // The client must not take it for whole.
 	}
 	e.finishEncoding()
-	if copied != nil {
-		copied.keep()
-	}
 	if early {
 		_ = e.FlushError() // Before the client's body is waited for.
 	}
@@ -286,7 +282,7 @@ func streams(response *http.Response) bool {
 }
 
 // copyBody copies an answer. What it returns is a failure of the client or of the upstream.
-func (p *pipeline) copyBody(e *exchange, body io.Reader, response *http.Response, copied *copying) error {
+func (p *pipeline) copyBody(e *exchange, body io.Reader, response *http.Response) error {
 	if response.Body == nil || e.request.Method == http.MethodHead || response.ContentLength == 0 {
 		return nil
 	}
@@ -301,9 +297,6 @@ func (p *pipeline) copyBody(e *exchange, body io.Reader, response *http.Response
 	for {
 		n, err := body.Read(buffer)
 		if n > 0 {
-			if copied != nil {
-				copied.add(buffer[:n])
-			}
 			if _, writeErr := e.Write(buffer[:n]); writeErr != nil {
 				return writeErr
 			}
@@ -343,6 +336,7 @@ func (p *pipeline) tunnel(e *exchange, response *http.Response) {
 		return
 	}
 	defer conn.Close()
+	client := opened.to(conn, e.limits.StallTimeout)
 	if checked, ok := conn.(*checkedConn); ok {
 		checked.through() // From here on it speaks another protocol.
 	}
@@ -353,7 +347,11 @@ func (p *pipeline) tunnel(e *exchange, response *http.Response) {
 	}
 	e.status = response.StatusCode // The connection is taken over, nothing else says it.
 	answer := &http.Response{StatusCode: response.StatusCode, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header}
-	if answer.Write(buffered) != nil || buffered.Flush() != nil {
+	var head bytes.Buffer
+	if answer.Write(&head) != nil {
+		return
+	}
+	if _, err := client.Write(head.Bytes()); err != nil {
 		return
 	}
 	ended := make(chan struct{}, 2)
@@ -362,7 +360,7 @@ func (p *pipeline) tunnel(e *exchange, response *http.Response) {
 		ended <- struct{}{}
 	}()
 	go func() {
-		_, _ = io.Copy(conn, opened)
+		_, _ = io.Copy(client, opened)
 		ended <- struct{}{}
 	}()
 	select {

@@ -40,24 +40,33 @@ func setForwarded(e *exchange, header http.Header, trusted trust) {
 	if !from.IsValid() {
 		chain, _, _ = net.SplitHostPort(in.RemoteAddr)
 	}
-	proto, host := "http", in.Host
-	if in.TLS != nil {
-		proto = "https"
-	}
+	proto, host := asked(in, trusted)
 	if believed {
 		if claimed := strings.Join(in.Header.Values("X-Forwarded-For"), ", "); claimed != "" {
 			chain = claimed + ", " + chain
-		}
-		if claimed := in.Header.Get("X-Forwarded-Proto"); claimed == "http" || claimed == "https" {
-			proto = claimed
-		}
-		if claimed := in.Header.Get("X-Forwarded-Host"); claimed != "" {
-			host = claimed
 		}
 	}
 	header["X-Forwarded-For"] = []string{chain}
 	header["X-Forwarded-Proto"] = []string{proto}
 	header["X-Forwarded-Host"] = []string{host}
+}
+
+// asked is what the client asked for: as it came, or as a trusted proxy says.
+func asked(in *http.Request, trusted trust) (proto, host string) {
+	proto, host = "http", in.Host
+	if in.TLS != nil {
+		proto = "https"
+	}
+	if len(trusted) == 0 || !trusted.contains(peer(in.RemoteAddr)) {
+		return proto, host
+	}
+	if claimed := in.Header.Get("X-Forwarded-Proto"); claimed == "http" || claimed == "https" {
+		proto = claimed
+	}
+	if claimed := in.Header.Get("X-Forwarded-Host"); claimed != "" {
+		host = claimed
+	}
+	return proto, host
 }
 
 // dropClaims removes every header by which a client could pass for another one.

@@ -317,23 +317,36 @@ routes: [{prefix: /, role: shop}, {prefix: /cart, role: cart, cookies: {beta: ""
 	}
 }
 
-// TestTopShops: the busiest have a series of their own, the rest is one.
+// TestTopShops: the busiest have a series of their own, the rest is one, and none falls when others come to the top.
 func TestTopShops(t *testing.T) {
 	shops := newTopShops(2)
-	for shop, n := range map[string]int{"a": 5, "b": 3, "c": 2, "d": 1} {
-		for i := range n {
-			shops.observe(shop, i == 0)
-		}
-	}
 	server := admin.New()
 	server.Registry().MustRegister(shops)
 	e := &edge{t: t, admin: server}
-	for line, want := range map[string]string{`{shop="a"}`: "5", `{shop="b"}`: "3", `{shop="*"}`: "3", `{shop="c"}`: ""} {
-		if got := e.metric("shopset_proxy_shop_requests_total" + line); got != want {
-			t.Errorf("%s: %q, want %q", line, got, want)
+	observe := func(counts ...any) {
+		for i := 0; i < len(counts); i += 2 {
+			for n := range counts[i+1].(int) {
+				shops.observe(counts[i].(string), n == 0)
+			}
 		}
 	}
-	e.wantMetric(`shopset_proxy_shop_failures_total{shop="*"}`, "2")
+	want := func(when string, values map[string]string) {
+		t.Helper()
+		for shop, want := range values {
+			if got := e.metric(`shopset_proxy_shop_requests_total{shop="` + shop + `"}`); got != want {
+				t.Errorf("%s, %s: %q, want %q", when, shop, got, want)
+			}
+		}
+	}
+	observe("a", 5, "b", 3, "c", 2, "d", 1)
+	want("at first", map[string]string{"a": "5", "b": "3", "*": "3", "c": "", "d": ""})
+	observe("c", 10)
+	want("when c comes to the top", map[string]string{"a": "5", "c": "0", "*": "13", "b": ""})
+	observe("a", 1, "b", 1, "c", 2)
+	want("then", map[string]string{"a": "6", "c": "2", "*": "14", "b": ""})
+	observe("b", 30)
+	want("when b comes back", map[string]string{"b": "3", "c": "2", "*": "44", "a": ""})
+	e.wantMetric(`shopset_proxy_shop_failures_total{shop="*"}`, "5")
 }
 
 // TestWebSocketKeepsItsBytes: what looks like no HTTP passes once the protocol was switched.

@@ -6,12 +6,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/shopset/shopset/internal/admin"
 )
@@ -37,7 +41,7 @@ func FuzzConfig(f *testing.F) {
 		}
 		request := httptest.NewRequest(http.MethodGet, "http://a.example/x", nil)
 		made.explain(request)
-		made.retire()
+		made.retire(nil)
 	})
 }
 
@@ -183,32 +187,89 @@ func TestManyIdleConnections(t *testing.T) {
 
 // TestFullDisk: a log that cannot be written loses lines, and no requests; when there is room again, it goes on.
 func TestFullDisk(t *testing.T) {
-	out := &fullDisk{}
-	log := newAccessLog(out)
-	request := newRequest(t, http.MethodGet, "http://a.example/", nil)
-	line := func() { log.write(&exchange{request: request, start: time.Now(), status: 200}, time.Millisecond) }
+	out := &oddDisk{}
+	dropped := prometheus.NewCounter(prometheus.CounterOpts{Name: "dropped"})
+	log := newAccessLog(out, dropped)
 	out.full.Store(true)
 	for range 5000 {
-		line()
+		writeLine(t, log)
 	}
-	if n := len(log.buffer); n > accessLogBytes {
-		t.Errorf("%d bytes wait for a disk that is full", n)
-	}
-	log.flush()
+	eventually(t, "all are lost", func() bool { return testutil.ToFloat64(dropped) == 5000 })
 	out.full.Store(false)
-	line()
-	log.flush()
+	writeLine(t, log)
+	log.close()
 	if n := out.lines.Load(); n != 1 {
 		t.Errorf("%d lines were written, want the one after", n)
 	}
 }
 
-type fullDisk struct {
+func writeLine(t *testing.T, log *accessLog) {
+	log.write(&exchange{request: newRequest(t, http.MethodGet, "http://a.example/", nil), start: time.Now(), status: 200}, time.Millisecond)
+}
+
+// TestStuckLog: whoever reads the log may stop reading: requests are served, lines are dropped above a bound, and the rest
+// is written when it goes on.
+func TestStuckLog(t *testing.T) {
+	out := &oddDisk{stuck: make(chan struct{})}
+	config := DefaultConfig()
+	config.Shutdown.Delay = 0
+	text := "http: {address: \"127.0.0.1:0\", mode: serve}\n" + toShop(origin(t, echo("shop")).URL)
+	if err := admin.ParseConfig("test.yaml", []byte(text), config); err != nil {
+		t.Fatal(err)
+	}
+	e := &edge{t: t, admin: admin.New()}
+	var err error
+	if e.Proxy, err = New(config, e.admin, out); err != nil {
+		t.Fatal(err)
+	}
+	e.http = "http://" + e.Addresses()[0].String()
+	served := make(chan error, 1)
+	go func() { served <- e.Serve() }()
+	const dropped = "shopset_proxy_access_log_dropped_total"
+	lines := 0
+	for e.metric(dropped) == "0" {
+		for range 1000 {
+			writeLine(t, e.accessLog)
+			lines++
+		}
+		if lines > accessLogMost/100 {
+			t.Fatal("lines are kept without a bound")
+		}
+	}
+	for range 3 {
+		if status, _, _ := ask(t, e, "/"); status != http.StatusOK {
+			t.Errorf("with a log that is stuck: %d", status)
+		}
+		lines++
+	}
+	eventually(t, "all are counted or wait", func() bool { return e.connections.active.Load() == 0 })
+	lost, err := strconv.Atoi(e.metric(dropped))
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(out.stuck)
+	if err := e.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if n := out.lines.Load(); n != int64(lines-lost) {
+		t.Errorf("%d lines were written, %d of %d were dropped", n, lost, lines)
+	}
+}
+
+// oddDisk may be full, or stuck.
+type oddDisk struct {
 	full  atomic.Bool
+	stuck chan struct{} // nil when it is not
 	lines atomic.Int64
 }
 
-func (d *fullDisk) Write(p []byte) (int, error) {
+func (d *oddDisk) Write(p []byte) (int, error) {
+	if d.stuck != nil {
+		<-d.stuck
+	}
 	if d.full.Load() {
 		return 0, errors.New("no space left on device")
 	}

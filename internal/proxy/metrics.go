@@ -20,7 +20,10 @@ type metrics struct {
 	joined    *prometheus.CounterVec
 	limited   *prometheus.CounterVec
 	refused   *prometheus.CounterVec
-	shops     *topShops
+	dropped   prometheus.Counter
+	// withoutRecord counts what was decided when nobody could say what a host's record is.
+	withoutRecord *prometheus.CounterVec
+	shops         *topShops
 }
 
 // noRole is the label of requests that no role has served.
@@ -45,12 +48,17 @@ func newMetrics(registry prometheus.Registerer, connections *connections, top in
 			Name: "shopset_proxy_retries_total",
 			Help: "Requests that were sent to a role a second time.",
 		}, []string{"role"}),
-		configs:   counters("shopset_proxy_config_reloads_total", "Changed configuration files: used, or failed.", "result"),
-		fallbacks: counters("shopset_proxy_fallbacks_total", "Requests that got another answer than their role's: from another role, stored, or a page; and why.", "role", "answer", "reason"),
-		joined:    counters("shopset_proxy_joined_total", "Requests that were answered by the answer of another one for the same page.", "role"),
-		limited:   counters("shopset_proxy_limited_total", "Requests over a rate limit.", "limit"),
-		refused:   counters("shopset_proxy_refused_total", "Requests that were refused: by an access rule, by their domain's record, for maintenance, or for an unknown host.", "rule"),
-		shops:     newTopShops(top),
+		configs:       counters("shopset_proxy_config_reloads_total", "Changed configuration files: used, or failed.", "result"),
+		fallbacks:     counters("shopset_proxy_fallbacks_total", "Requests that got another answer than their role's: from another role, stored, or a page; and why.", "role", "answer", "reason"),
+		joined:        counters("shopset_proxy_joined_total", "Requests that were answered by the answer of another one for the same page.", "role"),
+		limited:       counters("shopset_proxy_limited_total", "Requests over a rate limit.", "limit"),
+		refused:       counters("shopset_proxy_refused_total", "Requests that were refused: by an access rule, by their domain's record, for maintenance, or for an unknown host.", "rule"),
+		shops:         newTopShops(top),
+		withoutRecord: counters("shopset_proxy_without_record_total", "Requests whose host's record was not in memory while neither Redis nor the certificate API could be asked: serve (without its allow-list and maintenance), or refuse.", "then"),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "shopset_proxy_access_log_dropped_total",
+			Help: "Lines of the access log that could not be written, or not in time.",
+		}),
 		reloads: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "shopset_proxy_certificate_failures_total",
 			Help: "Changed certificate files that could not be used.",
@@ -63,7 +71,7 @@ func newMetrics(registry prometheus.Registerer, connections *connections, top in
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(value()) })
 	}
-	registry.MustRegister(m.requests, m.duration, m.failures, m.retries, m.reloads, m.configs, m.fallbacks, m.joined, m.limited, m.refused, m.shops,
+	registry.MustRegister(m.requests, m.duration, m.failures, m.retries, m.reloads, m.configs, m.fallbacks, m.joined, m.limited, m.refused, m.dropped, m.withoutRecord, m.shops,
 		gauge("open", connections.open.Load), gauge("active", connections.active.Load))
 	return m
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -21,6 +20,7 @@ type pipeline struct {
 	trusted          trust
 	domains          *certstore.Store // nil without
 	refuseUnknown    bool
+	refuseWithout    bool // whose record nobody can tell
 	rules            []*accessRule
 	limiters         []*limiter
 	maintenancePages *pages
@@ -34,8 +34,7 @@ type pipeline struct {
 	draining         func() bool
 	// bodyLimit is the most that any role takes.
 	bodyLimit int64
-	// stop ends what runs beside requests.
-	stop context.CancelFunc
+	redis     *sharedRedis // nil without
 }
 
 // phases of a request; the first that has answered ends it.

@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shopset/shopset/internal/admin"
-	"github.com/shopset/shopset/internal/certrecord"
 	"github.com/shopset/shopset/internal/certstore"
 )
 
@@ -24,14 +23,16 @@ type Proxy struct {
 	config      *Config
 	files       *certificateFiles // nil without
 	domains     *certstore.Store  // nil without
-	redis       *certrecord.Redis // for shared limits, nil without
+	externals   *externals
 	connections connections
 	tunnels     tunnels
+	logins      *logins
 	metrics     *metrics
 	accessLog   *accessLog
 	fronts      []*front
 	draining    atomic.Bool
 	current     atomic.Pointer[pipeline]
+	reloading   sync.Mutex
 	closers     []func()
 	follow      func() // looks at the configuration file; nil for nobody
 
@@ -56,21 +57,25 @@ func Check(config *Config) error {
 		}
 		problems = append(problems, err)
 	}
-	probe := &Proxy{config: config, metrics: newMetrics(prometheus.NewRegistry(), &connections{}, 0)}
-	if _, err := probe.newPipeline(config); err != nil {
-		problems = append(problems, err)
+	probe := &Proxy{config: config, logins: newLogins(), metrics: newMetrics(prometheus.NewRegistry(), &connections{}, 0)}
+	made, err := probe.newPipeline(config)
+	if err == nil {
+		made.redis.close()
 	}
+	problems = append(problems, err)
 	return errors.Join(problems...)
 }
 
 // New opens the ports and readies all that serves them; Serve starts. Metrics, checks and pages go
 // to the admin server, access log lines to log.
 func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, error) {
-	p := &Proxy{config: config}
+	p := &Proxy{config: config, logins: newLogins()}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.metrics = newMetrics(adminServer.Registry(), &p.connections, config.TopShops)
+	p.externals = newExternals(p.metrics)
+	p.beside.Go(func() { p.externals.run(p.ctx, externalSweep) })
 	if config.AccessLog {
-		p.accessLog = newAccessLog(log)
+		p.accessLog = newAccessLog(log, p.metrics.dropped)
 	}
 	if err := p.open(adminServer.Registry()); err != nil {
 		p.closeAll()
@@ -85,14 +90,6 @@ func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, erro
 func (p *Proxy) open(registry prometheus.Registerer) error {
 	if err := p.openCertificates(registry); err != nil {
 		return err
-	}
-	if section := p.config.redis(); section != nil {
-		options, err := section.Options("redis")
-		if err != nil {
-			return err
-		}
-		p.redis = certrecord.NewRedis(options)
-		p.closers = append(p.closers, p.redis.Close)
 	}
 	first, err := p.newPipeline(p.config)
 	if err != nil {
@@ -187,9 +184,10 @@ func (p *Proxy) tlsConfig() (*tls.Config, error) {
 func (p *Proxy) newPipeline(config *Config) (*pipeline, error) {
 	made := &pipeline{
 		config: config, limits: &config.Limits, trusted: config.TrustedProxies, domains: p.domains, roles: map[string]*role{},
+		refuseWithout: config.Certificates != nil && config.Certificates.WithoutRecord == HostsRefuse,
 		refuseUnknown: config.Certificates != nil && config.Certificates.UnknownHosts == HostsRefuse,
 		tunnels:       &p.tunnels, buffers: newBufferPool(), metrics: p.metrics, draining: p.draining.Load, accessLog: p.accessLog,
-		externals: newExternals(p.metrics), bodyLimit: int64(config.Limits.BodyBytes),
+		externals: p.externals, bodyLimit: int64(config.Limits.BodyBytes),
 	}
 	var problems []error
 	note := func(err error) {
@@ -197,8 +195,12 @@ func (p *Proxy) newPipeline(config *Config) (*pipeline, error) {
 			problems = append(problems, err)
 		}
 	}
+	before := p.current.Load()
+	if before == nil {
+		before = &pipeline{}
+	}
 	for _, name := range config.roleNames() {
-		role, err := newRole(name, config.Roles[name], p.metrics.retries.WithLabelValues(name).Inc)
+		role, err := newRole(name, config.Roles[name], p.metrics.retries.WithLabelValues(name).Inc, before.roles[name])
 		if err != nil {
 			note(err)
 			continue
@@ -212,42 +214,22 @@ func (p *Proxy) newPipeline(config *Config) (*pipeline, error) {
 		role.fallbacks = steps
 	}
 	var err error
-	made.rules, err = newAccess(config.Access)
+	made.rules, err = newAccess(config.Access, p.logins)
 	note(err)
-	made.limiters, err = newLimiters(config.RateLimits, p.redis)
+	made.redis, err = openRedis(config.redis(), before.redis)
+	note(err)
+	made.limiters, err = newLimiters(config.RateLimits, made.redis.client(), before.limiters)
 	note(err)
 	made.maintenancePages, err = readPages(config.Maintenance.Page)
 	note(err)
 	if len(problems) > 0 {
+		if made.redis != before.redis {
+			made.redis.close()
+		}
 		return nil, errors.Join(problems...)
 	}
 	made.routes = newRoutes(config.Routes, made.roles)
 	return made, nil
-}
-
-// use has a pipeline serve from now on. The one before finishes what it has.
-func (p *Proxy) use(next *pipeline) {
-	ctx, cancel := context.WithCancel(p.ctx)
-	next.stop = cancel
-	for _, role := range next.roles {
-		for _, u := range role.upstreams {
-			p.beside.Go(func() { u.run(ctx) })
-		}
-	}
-	if before := p.current.Swap(next); before != nil {
-		before.retire()
-	}
-}
-
-// Reload uses another configuration for requests that come from now on. Ports, certificates and the end of the program stay
-// as they were; the result says whether they would be others.
-func (p *Proxy) Reload(config *Config) (restart bool, err error) {
-	next, err := p.newPipeline(config)
-	if err != nil {
-		return false, err
-	}
-	p.use(next)
-	return !sameOutside(p.config, config), nil
 }
 
 // Addresses returns where the ports listen, https first.
@@ -333,9 +315,12 @@ func (p *Proxy) closeAll() {
 	}
 	p.beside.Wait()
 	if p.accessLog != nil {
-		p.accessLog.flush()
+		p.accessLog.close()
 	}
 	if last := p.current.Load(); last != nil {
-		last.retire()
+		last.retire(nil)
+	}
+	if p.externals != nil {
+		p.externals.close()
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,9 +155,16 @@ type limiterShard struct {
 	full map[uint64]int64
 }
 
-func newLimiters(config []RateLimit, redis *certrecord.Redis) (limiters []*limiter, err error) {
+// newLimiters makes them. Those of before go on counting where nothing changed.
+func newLimiters(config []RateLimit, redis *certrecord.Redis, before []*limiter) (limiters []*limiter, err error) {
 	for i := range config {
 		c := &config[i]
+		if known := slices.IndexFunc(before, func(l *limiter) bool {
+			return reflect.DeepEqual(l.config, c) && (c.Scope == ScopeLocal || l.redis == redis)
+		}); known >= 0 {
+			limiters = append(limiters, before[known])
+			continue
+		}
 		l := &limiter{matcher: newMatcher(&c.Match), config: c, seed: maphash.MakeSeed(), redis: redis}
 		for _, text := range c.Key {
 			part, err := newKeyPart(text)
@@ -188,7 +197,7 @@ func (p *pipeline) limit(e *exchange) (done bool) {
 		}
 		e.refused = l.config.Name
 		p.metrics.limited.WithLabelValues(l.config.Name).Inc()
-		e.Header().Set("Retry-After", strconv.Itoa(max(1, int((wait+time.Second-1)/time.Second))))
+		e.Header().Set("Retry-After", retryAfter(wait))
 		errorPage(e, http.StatusTooManyRequests)
 		return true
 	}
@@ -199,14 +208,7 @@ func (l *limiter) take(e *exchange) (wait time.Duration, over bool) {
 	if l.config.Scope == ScopeShared {
 		return l.takeShared(e)
 	}
-	var h maphash.Hash
-	h.SetSeed(l.seed)
-	for _, part := range l.keys {
-		_, _ = h.WriteString(part(e))
-		_ = h.WriteByte(0)
-	}
-	key := h.Sum64()
-	shard := &l.shards[key%uint64(len(l.shards))]
+	shard, key := l.bucket(e)
 	if l.config.Concurrent > 0 {
 		return l.enter(e, shard, key)
 	}
@@ -223,6 +225,28 @@ func (l *limiter) take(e *exchange) (wait time.Duration, over bool) {
 	}
 	shard.full[key] = full + int64(l.interval)
 	return 0, false
+}
+
+// bucket is where a request counts.
+func (l *limiter) bucket(e *exchange) (*limiterShard, uint64) {
+	var h maphash.Hash
+	h.SetSeed(l.seed)
+	for _, part := range l.keys {
+		_, _ = h.WriteString(part(e))
+		_ = h.WriteByte(0)
+	}
+	key := h.Sum64()
+	return &l.shards[key%uint64(len(l.shards))], key
+}
+
+// refund takes back what a request took from a local bucket.
+func (l *limiter) refund(e *exchange) {
+	shard, key := l.bucket(e)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if full, known := shard.full[key]; known {
+		shard.full[key] = full - int64(l.interval)
+	}
 }
 
 // sweep forgets buckets that are full; if none of some is, one that is not, so that many keys cost no more memory.
@@ -297,7 +321,7 @@ func (l *limiter) takeShared(e *exchange) (time.Duration, bool) {
 	}
 	ctx, cancel := context.WithTimeout(e.request.Context(), sharedTimeout)
 	defer cancel()
-	client, err := l.redis.Client()
+	client, err := l.redis.ClientWithin(ctx)
 	var wait int64
 	if err == nil {
 		wait, err = shared.Exec(ctx, client, []string{key.String()},

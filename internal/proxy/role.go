@@ -26,9 +26,9 @@ type role struct {
 	upstreams []*upstream
 	weights   int
 
-	active  atomic.Int64
-	budget  budget
-	breaker breaker
+	active  *atomic.Int64
+	budget  *budget
+	breaker *breaker
 
 	requestHeaders, responseHeaders headerFilter
 	rewrite                         *Rewrite
@@ -38,11 +38,12 @@ type role struct {
 	retried                         func()
 }
 
-func newRole(name string, config Role, retried func()) (*role, error) {
+// newRole makes one. before is the role of that name in the configuration in use, nil for none: what is known of its upstreams,
+// and its pages, are taken over where what is said of them stays the same.
+func newRole(name string, config Role, retried func(), before *role) (*role, error) {
 	r := &role{name: name, config: config, retried: retried, requestHeaders: newHeaderFilter(config.RequestHeaders),
-		responseHeaders: newHeaderFilter(config.ResponseHeaders)}
-	r.budget.percent = int64(*config.Retries)
-	r.breaker.percent = int64(config.Health.Break)
+		responseHeaders: newHeaderFilter(config.ResponseHeaders), active: &atomic.Int64{},
+		budget: &budget{percent: int64(*config.Retries)}, breaker: &breaker{percent: int64(config.Health.Break)}}
 	for i, target := range config.targets() {
 		u, err := newUpstream(&config, target, true)
 		if err != nil {
@@ -53,7 +54,7 @@ func newRole(name string, config Role, retried func()) (*role, error) {
 				u.name = fmt.Sprintf("%s-%d", u.name, i)
 			}
 		}
-		r.upstreams = append(r.upstreams, u)
+		r.upstreams = append(r.upstreams, before.kept(u))
 		r.weights += u.weight
 	}
 	if w := config.Rewrite; w != nil {
@@ -73,7 +74,8 @@ func newRole(name string, config Role, retried func()) (*role, error) {
 			r.static = string(content)
 		}
 	}
-	if config.Store != nil {
+	r.carry(before)
+	if config.Store != nil && r.store == nil {
 		store, err := newStore(config.Store)
 		if err != nil {
 			return nil, fmt.Errorf("role %s: store: %w", name, err)
@@ -207,7 +209,9 @@ func (e *exchange) interim(code int, header textproto.MIMEHeader) error {
 	for name, values := range header {
 		own[name] = values
 	}
+	e.patience()
 	e.WriteHeader(code)
+	e.rest()
 	clear(own)
 	maps.Copy(own, before)
 	return nil

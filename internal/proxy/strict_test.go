@@ -303,7 +303,7 @@ func TestStickyClientsStayWithEveryReplica(t *testing.T) {
 	made := func() *role {
 		config := Role{Upstreams: []Upstream{{URL: "http://a.example"}, {URL: "http://b.example", Weight: new(3)}}, Sticky: Sticky{Client: true}}
 		config.fill()
-		r, err := newRole("shop", config, func() {})
+		r, err := newRole("shop", config, func() {}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,10 +34,24 @@ func (p *pipeline) tenant(e *exchange) (done bool) {
 		e.refused = "unknown host"
 		errorPage(e, http.StatusMisdirectedRequest)
 		return true
+	case !errors.Is(err, certstore.ErrUnknown) && e.request.Context().Err() == nil:
+		return p.withoutRecord(e)
 	}
-	// When nobody can say what the domain's options are, the shop is served: its records are in memory of who has
-	// served it before.
 	return false
+}
+
+// withoutRecord decides when nobody can say what the domain's options are: its record is in memory of who has served it
+// before.
+func (p *pipeline) withoutRecord(e *exchange) (done bool) {
+	if !p.refuseWithout {
+		p.metrics.withoutRecord.WithLabelValues(HostsServe).Inc()
+		return false
+	}
+	p.metrics.withoutRecord.WithLabelValues(HostsRefuse).Inc()
+	e.refused = "without record"
+	e.Header().Set("Retry-After", "5")
+	errorPage(e, http.StatusServiceUnavailable)
+	return true
 }
 
 // hostOf is a Host header in lower case, without port and the dot at its end.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"net"
 	"sync"
 	"time"
 )
@@ -23,6 +24,9 @@ type tunnel struct {
 	age   *time.Timer
 	once  sync.Once
 	err   error
+
+	client net.Conn // nil until it is known; guarded by owner.mu
+	closed bool     // as client
 }
 
 func (t *tunnels) open(upstream io.ReadWriteCloser, limits *Limits) *tunnel {
@@ -40,6 +44,27 @@ func (t *tunnels) open(upstream io.ReadWriteCloser, limits *Limits) *tunnel {
 		go end()
 	}
 	return opened
+}
+
+// to makes the client's side known, and returns it for what the upstream sends. A client that takes nothing for stall is cut.
+func (t *tunnel) to(client net.Conn, stall time.Duration) io.Writer {
+	t.owner.mu.Lock()
+	defer t.owner.mu.Unlock()
+	if t.client = client; t.closed {
+		_ = client.Close()
+	}
+	return stallingWriter{client, stall}
+}
+
+// stallingWriter bounds each write to a connection.
+type stallingWriter struct {
+	net.Conn
+	stall time.Duration
+}
+
+func (w stallingWriter) Write(p []byte) (int, error) {
+	_ = w.SetWriteDeadline(time.Now().Add(w.stall))
+	return w.Conn.Write(p)
 }
 
 // close ends all tunnels, and those that are opened later.
@@ -74,8 +99,13 @@ func (t *tunnel) Close() error {
 		t.idle.Stop()
 		t.age.Stop()
 		delete(t.owner.all, t)
+		t.closed = true
+		client := t.client
 		t.owner.mu.Unlock()
 		t.err = t.ReadWriteCloser.Close()
+		if client != nil { // It may be what a write waits for.
+			_ = client.Close()
+		}
 	})
 	return t.err
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -61,6 +62,41 @@ func TestUpgradedConnectionsEnd(t *testing.T) {
 			}()
 			eventually(t, "the connection is gone", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
 			<-ended
+		})
+	}
+}
+
+// TestSlowReadersOfTunnels: a client that takes nothing of what its upstream sends is cut by each of the limits, and by a stop.
+func TestSlowReadersOfTunnels(t *testing.T) {
+	flood := origin(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+		for much := make([]byte, 1<<20); err == nil; {
+			_, err = conn.Write(much)
+		}
+	}).URL
+	for name, limits := range map[string]string{
+		"stalled": "stallTimeout: 50ms",
+		"old":     "upgradedAge: 50ms",
+		"silent":  "upgradedIdleTimeout: 50ms",
+		"stopped": "bodyTimeout: 1m",
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, toShop(flood)+"limits: {"+limits+"}\n")
+			switchOver(t, e)
+			if name == "stopped" {
+				ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+				defer cancel()
+				if err := e.Shutdown(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+			eventually(t, "the connection is gone", func() bool { return e.page("GET", "/connections") == `{"open":0,"active":0}` })
 		})
 	}
 }

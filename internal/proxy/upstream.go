@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,11 +31,21 @@ type upstream struct {
 	host      string // the Host header, empty for the client's
 	weight    int
 	config    Upstream
+	settings  upstreamSettings
+	roots     *x509.CertPool // nil for the system's
 	health    Health
+	stop      context.CancelFunc // ends run; nil before
 	transport *http.Transport
 	direct    *direct // nil where http.Transport does everything
 	endpoints atomic.Pointer[[]*endpoint]
 	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
+}
+
+// upstreamSettings are those of a role that are for its upstreams.
+type upstreamSettings struct {
+	connect, timeout, stall, idle time.Duration
+	idleConnections               int
+	health                        Health
 }
 
 // endpoint is one address of an upstream.
@@ -45,8 +56,9 @@ type endpoint struct {
 	failures  atomic.Int32
 	ejected   atomic.Int64
 	ejections atomic.Int32
-	// sick is what active checks say.
-	sick atomic.Bool
+	// sick is what active checks say, after some that failed in a row.
+	sick         atomic.Bool
+	failedChecks atomic.Int32
 }
 
 func (e *endpoint) well(now int64) bool { return !e.sick.Load() && now >= e.ejected.Load() }
@@ -59,6 +71,7 @@ func newUpstream(role *Role, config Upstream, local bool) (*upstream, error) {
 		return nil, err
 	}
 	u := &upstream{name: base.Host, base: base, weight: *config.Weight, config: config, health: role.Health,
+		settings: upstreamSettings{role.ConnectTimeout, role.Timeout, role.StallTimeout, role.IdleTimeout, role.IdleConnections, role.Health},
 		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}}
@@ -74,7 +87,7 @@ func newUpstream(role *Role, config Upstream, local bool) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.transport = transport
+	u.transport, u.roots = transport, transport.TLSClientConfig.RootCAs
 	if base.Scheme == "http" && config.Protocol == ProtocolHTTP1 {
 		u.direct = newDirect(role, transport.DialContext)
 	}
@@ -145,8 +158,11 @@ func (c upstreamConn) Write(p []byte) (int, error) {
 	return c.TCPConn.Write(p)
 }
 
-// close ends what is idle.
+// close ends what runs beside requests, and what is idle; requests under way end by themselves.
 func (u *upstream) close() {
+	if u.stop != nil {
+		u.stop()
+	}
 	u.transport.CloseIdleConnections()
 	if u.direct != nil {
 		u.direct.close()
@@ -236,8 +252,8 @@ func (u *upstream) checkAll(ctx context.Context) {
 				if e.sick.Swap(false) {
 					slog.Info("an endpoint is well again", "upstream", u.name, "endpoint", e.address)
 				}
-				e.failures.Store(0)
-			case e.failures.Add(1) >= int32(u.health.Failures): //nolint:gosec // A small number.
+				e.failedChecks.Store(0)
+			case e.failedChecks.Add(1) >= int32(u.health.Failures): //nolint:gosec // A small number.
 				if !e.sick.Swap(true) {
 					slog.Warn("an endpoint fails its checks", "upstream", u.name, "endpoint", e.address)
 				}
@@ -269,23 +285,13 @@ func (u *upstream) checkOne(ctx context.Context, e *endpoint) bool {
 	return response.StatusCode >= 200 && response.StatusCode < 400
 }
 
-// pick chooses an endpoint: of two at random the one with fewer requests under way. When fewer are well than the floor, all
-// are taken for well: it is more likely that the judge errs. not is one that just failed.
+// pick chooses an endpoint: of two at random the one with fewer requests under way. not is one that just failed.
 func (u *upstream) pick(not *endpoint) *endpoint {
 	endpoints := *u.endpoints.Load()
 	if len(endpoints) == 1 {
 		return endpoints[0]
 	}
-	now := time.Now().UnixNano()
-	candidates := make([]*endpoint, 0, 16)
-	for _, e := range endpoints {
-		if e.well(now) {
-			candidates = append(candidates, e)
-		}
-	}
-	if len(candidates)*100 < *u.health.Floor*len(endpoints) || len(candidates) == 0 {
-		candidates = endpoints
-	}
+	candidates := u.candidates(endpoints)
 	if i := slices.Index(candidates, not); i >= 0 && len(candidates) > 1 {
 		candidates = slices.Delete(slices.Clone(candidates), i, i+1)
 	}
@@ -294,6 +300,30 @@ func (u *upstream) pick(not *endpoint) *endpoint {
 		return b
 	}
 	return a
+}
+
+// candidates are the endpoints that may be asked. Those that fail their checks are out, unless all do: it is more likely that
+// the judge errs. Of the others no more are out than the floor allows, however their requests went.
+func (u *upstream) candidates(endpoints []*endpoint) []*endpoint {
+	now := time.Now().UnixNano()
+	passing := 0
+	chosen := make([]*endpoint, 0, 16)
+	for _, e := range endpoints {
+		if e.sick.Load() {
+			continue
+		}
+		passing++
+		if e.well(now) {
+			chosen = append(chosen, e)
+		}
+	}
+	switch {
+	case passing == 0:
+		return endpoints
+	case len(chosen) > 0 && len(chosen)*100 >= *u.health.Floor*passing:
+		return chosen
+	}
+	return slices.DeleteFunc(slices.Clone(endpoints), func(e *endpoint) bool { return e.sick.Load() })
 }
 
 // judge notes how a request to an endpoint went.
@@ -310,14 +340,17 @@ func (u *upstream) judge(e *endpoint, failed bool) {
 	if e.failures.Add(1) < int32(u.health.Failures) { //nolint:gosec // A small number.
 		return
 	}
-	endpoints := *u.endpoints.Load()
-	now, out := time.Now().UnixNano(), 1
-	for _, other := range endpoints {
-		if other != e && !other.well(now) {
+	now, out, passing := time.Now().UnixNano(), 0, 0
+	for _, other := range *u.endpoints.Load() {
+		if other != e && other.sick.Load() {
+			continue
+		}
+		passing++
+		if other == e || !other.well(now) {
 			out++
 		}
 	}
-	if out*100 > (100-*u.health.Floor)*len(endpoints) {
+	if out*100 > (100-*u.health.Floor)*passing {
 		return
 	}
 	times := min(e.ejections.Add(1), 10)
@@ -369,14 +402,43 @@ func refuseLocal(_ context.Context, _, address string, _ syscall.RawConn) error 
 	if err != nil {
 		return err
 	}
-	if ip := endpoint.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() || sharedSpace.Contains(ip) {
+	if ip := endpoint.Addr().Unmap().WithZone(""); !public(ip) {
 		return fmt.Errorf("%s is no address of the internet", ip)
 	}
 	return nil
 }
 
-// sharedSpace is RFC 6598.
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
+// public says whether an address is that of somebody on the internet.
+func public(ip netip.Addr) bool {
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || ip.Is6() && !globalSix.Contains(ip) {
+		return false
+	}
+	return !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// globalSix is what IANA gives out of IPv6; what is outside maps to IPv4 (NAT64: 64:ff9b::/96), is local, or is nobody's.
+var globalSix = netip.MustParsePrefix("2000::/3")
+
+// special are ranges of IANA's registries of special-purpose addresses that netip takes for global.
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),       // This network
+	netip.MustParsePrefix("100.64.0.0/10"),   // Shared address space, RFC 6598
+	netip.MustParsePrefix("192.0.0.0/24"),    // IETF protocols
+	netip.MustParsePrefix("192.0.2.0/24"),    // Documentation
+	netip.MustParsePrefix("192.31.196.0/24"), // AS112
+	netip.MustParsePrefix("192.52.193.0/24"), // AMT
+	netip.MustParsePrefix("192.88.99.0/24"),  // 6to4 relays
+	netip.MustParsePrefix("192.175.48.0/24"), // AS112
+	netip.MustParsePrefix("198.18.0.0/15"),   // Benchmarks
+	netip.MustParsePrefix("198.51.100.0/24"), // Documentation
+	netip.MustParsePrefix("203.0.113.0/24"),  // Documentation
+	netip.MustParsePrefix("240.0.0.0/4"),     // Reserved
+	netip.MustParsePrefix("2001::/23"),       // IETF protocols, Teredo
+	netip.MustParsePrefix("2001:db8::/32"),   // Documentation
+	netip.MustParsePrefix("2002::/16"),       // 6to4: maps to IPv4
+	netip.MustParsePrefix("2620:4f:8000::/48"),
+	netip.MustParsePrefix("3fff::/20"), // Documentation
+}
 
 func isTimeout(err error) bool {
 	var timeout net.Error

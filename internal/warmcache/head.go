@@ -38,27 +38,39 @@ func readAll(ctx context.Context, from storage.Storage, key string, limit int64)
 }
 
 func readManifest(ctx context.Context, from storage.Storage, compat, shop string, g *Generation) (*manifest, error) {
-	content, _, err := readAll(ctx, from, manifestKey(compat, shop, g.Manifest), maxManifest)
+	content, _, err := readAll(ctx, from, manifestKey(compat, shop, g.Manifest), manifestLimit(g.Files))
 	if err != nil {
 		return nil, err
 	}
-	return decodeManifest(content, shop, g.Manifest)
+	return decodeManifest(content, shop, g)
 }
 
+// conflictTries is how often a head is read again that somebody else has replaced.
+const conflictTries = 10
+
+// errNothing is what a change says that has nothing to write.
+var errNothing = errors.New("there is nothing to change")
+
 // changeHead replaces a head by what change makes of it, as often as somebody else comes first. Nothing is written when change
-// says so.
-func changeHead(ctx context.Context, to storage.Storage, compat, shop string, change func(*head) bool) error {
+// returns an error.
+func changeHead(ctx context.Context, to storage.Storage, compat, shop string, change func(*head) error) error {
 	for try := 1; ; try++ {
 		h, tag, err := loadHead(ctx, to, compat, shop)
 		if err != nil {
 			return err
 		}
-		if !change(h) {
-			return nil
+		if err := change(h); err != nil {
+			if errors.Is(err, errNothing) {
+				return nil
+			}
+			return err
 		}
 		content, err := json.Marshal(h)
 		if err != nil {
 			return err
+		}
+		if len(content) > maxHead {
+			return fmt.Errorf("the head of %s would have more than %d bytes", shop, maxHead)
 		}
 		_, err = to.Put(ctx, headKey(compat, shop), content, storage.Condition{IfAbsent: tag == "", IfTag: tag})
 		if !errors.Is(err, storage.ErrConflict) || try == conflictTries {

@@ -1,40 +1,20 @@
 package warmcache
 
 import (
+	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
-	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/shopset/shopset/internal/warmcache/storage"
 )
-
-// Invalidate says that nothing of a shop that was saved before now may be restored: something was deleted or changed that
-// must not come back. It holds for all compatibility keys.
-func Invalidate(ctx context.Context, to storage.Storage, shop string, now time.Time) error {
-	if err := CheckShop(shop); err != nil {
-		return err
-	}
-	_, err := to.Put(ctx, invalidKey(shop), []byte(now.UTC().Format(time.RFC3339Nano)), storage.Condition{})
-	return err
-}
-
-// Invalidated is when a shop was invalidated last, the zero time if never.
-func Invalidated(ctx context.Context, from storage.Storage, shop string) (time.Time, error) {
-	content, _, err := readAll(ctx, from, invalidKey(shop), 128)
-	if errors.Is(err, storage.ErrNotFound) {
-		return time.Time{}, nil
-	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	when, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(string(content)))
-	if err != nil {
-		return time.Time{}, fmt.Errorf("when %s was invalidated: %w", shop, err)
-	}
-	return when, nil
-}
 
 // Revoke keeps snapshots from being restored: of a shop, those for which bad says so; newest says whether it is the one that is
 // restored so far. The one before them is restored then. bad may be asked again when somebody else changes the head.
@@ -42,23 +22,46 @@ func Revoke(ctx context.Context, to storage.Storage, compat, shop string, bad fu
 	if err := errors.Join(CheckShop(shop), CheckCompatibility(compat)); err != nil {
 		return 0, err
 	}
-	err = changeHead(ctx, to, compat, shop, func(h *head) bool {
-		revoked = 0
-		newest := true
-		for i := range h.Generations {
-			g := &h.Generations[i]
-			if g.Revoked {
-				continue
-			}
-			if bad(*g, newest) {
-				g.Revoked = true
-				revoked++
-			}
-			newest = false
+	err = changeHead(ctx, to, compat, shop, func(h *head) error {
+		if revoked = h.revoke(bad); revoked == 0 {
+			return errNothing
 		}
-		return revoked > 0
+		return nil
 	})
 	return revoked, err
+}
+
+// WouldRevoke says how many snapshots Revoke would, and changes nothing.
+func WouldRevoke(ctx context.Context, from storage.Storage, compat, shop string, bad func(g Generation, newest bool) bool) (int, error) {
+	if err := errors.Join(CheckShop(shop), CheckCompatibility(compat)); err != nil {
+		return 0, err
+	}
+	h, _, err := loadHead(ctx, from, compat, shop)
+	if err != nil {
+		return 0, err
+	}
+	return h.revoke(bad), nil
+}
+
+func (h *head) revoke(bad func(g Generation, newest bool) bool) (revoked int) {
+	newest := true
+	for i := range h.Generations {
+		g := &h.Generations[i]
+		if g.Revoked {
+			continue
+		}
+		if bad(*g, newest) {
+			g.Revoked = true
+			revoked++
+		}
+		newest = false
+	}
+	return revoked
+}
+
+// From says whether a snapshot has files that come from a Pod.
+func (g *Generation) From(source string) bool {
+	return g.Source == source || slices.Contains(g.Sources, source)
 }
 
 // Shops lists the shops that have snapshots, with these, the newest first.
@@ -91,6 +94,9 @@ func Shops(ctx context.Context, from storage.Storage, compat string, visit func(
 
 // Verify reads everything of a shop's snapshots and checks it, without writing anything.
 func Verify(ctx context.Context, from storage.Storage, compat, shop string) (files int, bytes int64, err error) {
+	if err := errors.Join(CheckShop(shop), CheckCompatibility(compat)); err != nil {
+		return 0, 0, err
+	}
 	h, _, err := loadHead(ctx, from, compat, shop)
 	if err != nil {
 		return 0, 0, err
@@ -109,78 +115,41 @@ func Verify(ctx context.Context, from storage.Storage, compat, shop string) (fil
 		}
 		files += len(m.Files)
 		for j := range m.Packs {
-			p := &m.Packs[j]
-			if seen[p.Hash] {
+			if seen[m.Packs[j].Hash] {
 				continue
 			}
-			seen[p.Hash] = true
-			content, _, err := readAll(ctx, from, packKey(compat, shop, p.Hash), packRaw+maxFile)
-			if err == nil && hashOf(content) != p.Hash {
-				err = errors.New("its content is not what its name says")
-			}
-			rest := content
-			for k := range p.Frames {
-				if err != nil || len(rest) < p.Frames[k].Size {
-					break
-				}
-				_, err = readFrame(strings.NewReader(string(rest[:p.Frames[k].Size])), make([]byte, p.Frames[k].Size), p.Frames[k].Sum, nil, decoder)
-				rest = rest[p.Frames[k].Size:]
-			}
-			if err == nil && len(rest) > 0 {
-				err = errors.New("it is longer or shorter than its frames")
-			}
+			seen[m.Packs[j].Hash] = true
+			n, err := verifyPack(ctx, from, packKey(compat, shop, m.Packs[j].Hash), &m.Packs[j], decoder)
 			if err != nil {
-				return files, bytes, fmt.Errorf("generation %d, pack %.8s: %w", g.Number, p.Hash, err)
+				return files, bytes, fmt.Errorf("generation %d, pack %.8s: %w", g.Number, m.Packs[j].Hash, err)
 			}
-			bytes += int64(len(content))
+			bytes += n
 		}
 	}
 	return files, bytes, nil
 }
 
-// GC removes packs and manifests that no snapshot needs, and that are older than grace: those of a save that is under way are
-// young. It returns what it removed, or would if dryRun.
-func GC(ctx context.Context, s storage.Storage, compat string, grace time.Duration, now time.Time, dryRun bool) (removed int, bytes int64, err error) {
-	needed := map[string]bool{}
-	if err := Shops(ctx, s, compat, func(shop string, generations []Generation) error {
-		for i := range generations {
-			g := &generations[i]
-			needed[manifestKey(compat, shop, g.Manifest)] = true
-			m, err := readManifest(ctx, s, compat, shop, g)
-			if err != nil {
-				return fmt.Errorf("%s, generation %d: %w; nothing is removed while it cannot be read", shop, g.Number, err)
-			}
-			for j := range m.Packs {
-				needed[packKey(compat, shop, m.Packs[j].Hash)] = true
-			}
-		}
-		return nil
-	}); err != nil {
-		return 0, 0, err
+// verifyPack reads a pack, frame by frame, and returns its length.
+func verifyPack(ctx context.Context, from storage.Storage, key string, p *pack, decoder *zstd.Decoder) (int64, error) {
+	body, _, err := from.Get(ctx, key, 0, -1)
+	if err != nil {
+		return 0, err
 	}
-	for _, prefix := range []string{"v1/" + compat + "/packs/", "v1/" + compat + "/manifests/"} {
-		for after := ""; ; {
-			page, err := s.List(ctx, prefix, after, 1000)
-			if err != nil {
-				return removed, bytes, err
-			}
-			if len(page) == 0 {
-				break
-			}
-			for _, info := range page {
-				after = info.Key
-				if needed[info.Key] || now.Sub(info.Modified) < grace {
-					continue
-				}
-				if !dryRun {
-					if err := s.Delete(ctx, info.Key); err != nil {
-						return removed, bytes, err
-					}
-				}
-				removed++
-				bytes += info.Size
-			}
+	defer body.Close()
+	hash, length := sha256.New(), int64(0)
+	stream := bufio.NewReaderSize(io.TeeReader(body, hash), 64<<10)
+	raw := make([]byte, 0, frameBytes)
+	for i := range p.Frames {
+		if raw, err = readFrame(stream, make([]byte, p.Frames[i].Size), p.Frames[i].Sum, raw[:0], decoder); err != nil {
+			return length, fmt.Errorf("frame %d: %w", i, err)
 		}
+		length += int64(p.Frames[i].Size)
 	}
-	return removed, bytes, nil
+	if n, err := io.CopyN(io.Discard, stream, 1); n > 0 || !errors.Is(err, io.EOF) {
+		return length, errors.Join(errors.New("it does not end behind its last frame"), err)
+	}
+	if hex.EncodeToString(hash.Sum(nil)) != p.Hash {
+		return length, errors.New("its content is not what its name says")
+	}
+	return length, nil
 }

@@ -22,12 +22,19 @@ const workers = 4
 // startLoad lets people buy until stop is called, however long that is.
 func startLoad(t *testing.T, options buyer.Options) *load {
 	t.Helper()
+	return startLoadAt(t, options, shops(20), func(buyer.Receipt, error) {})
+}
+
+// startLoadAt is startLoad at shops of choice; each hears of every purchase.
+func startLoadAt(t *testing.T, options buyer.Options, hosts []string, each func(buyer.Receipt, error)) *load {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{cancel: cancel, done: make(chan buyer.Report, 1)}
 	go func() {
 		l.done <- buyer.Load(ctx, buyer.LoadOptions{
-			Options: options, Shops: shops(20), Workers: workers, Pause: 20 * time.Millisecond,
-			OnPurchase: func(_ buyer.Receipt, err error) {
+			Options: options, Shops: hosts, Workers: workers, Pause: 20 * time.Millisecond,
+			OnPurchase: func(receipt buyer.Receipt, err error) {
+				each(receipt, err)
 				if err == nil {
 					l.bought.Add(1)
 				}

@@ -103,6 +103,9 @@ type Storage interface {
 	// Certificates returns those of a page's domains, sorted by domain: after is the last name of the page before,
 	// last that of this page.
 	Certificates(ctx context.Context, after, last string) ([]Certificate, error)
+	// Expiring counts the certificates that are late, because more than five sixths of their time are over (a managed one
+	// is renewed after four), and of those the ones whose time is over.
+	Expiring(ctx context.Context, now time.Time) (late, expired int64, err error)
 
 	// Changes returns those after a number, in order. ErrNotFound says that some of them are forgotten.
 	Changes(ctx context.Context, after uint64, limit int) ([]Numbered, error)

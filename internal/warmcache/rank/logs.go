@@ -24,6 +24,8 @@ type LogFormat struct {
 	CSV bool
 	// Requests names a column or field with a number of requests; each line is one when empty.
 	Requests string
+	// Valid says whether a text can be a shop's name; nil when all can. Scanners ask for names that nobody has.
+	Valid func(shop string) bool
 }
 
 // maxLine bounds a line of a log.
@@ -99,7 +101,8 @@ func readJSON(ctx context.Context, from io.Reader, format LogFormat, counter *Co
 }
 
 func readCSV(ctx context.Context, from io.Reader, format LogFormat, counter *Counter) (result LogResult, err error) {
-	reader := csv.NewReader(from)
+	bound := &bounded{from: from, left: maxLine}
+	reader := csv.NewReader(bound)
 	reader.ReuseRecord, reader.FieldsPerRecord = true, -1
 	header, err := reader.Read()
 	if err != nil {
@@ -113,6 +116,7 @@ func readCSV(ctx context.Context, from io.Reader, format LogFormat, counter *Cou
 		return result, fmt.Errorf("there is no column %q", format.Shop)
 	}
 	for {
+		bound.left = maxLine
 		record, err := reader.Read()
 		var wrong *csv.ParseError
 		switch {
@@ -140,6 +144,21 @@ func readCSV(ctx context.Context, from io.Reader, format LogFormat, counter *Cou
 	}
 }
 
+// bounded fails when a record has no end: a quotation mark that is never closed would else take the rest of the table into memory.
+type bounded struct {
+	from io.Reader
+	left int
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("a record has more than %d bytes; is a quotation mark not closed?", maxLine)
+	}
+	n, err := b.from.Read(p)
+	b.left -= n
+	return n, err
+}
+
 func add(counter *Counter, shop, at string, format LogFormat, text func(string) string) bool {
 	requests := 1.0
 	if format.Requests != "" {
@@ -155,7 +174,7 @@ func add(counter *Counter, shop, at string, format LogFormat, text func(string) 
 		}
 		when = parsed
 	}
-	if shop == "" || len(shop) > 128 || requests <= 0 {
+	if shop == "" || len(shop) > 128 || requests <= 0 || format.Valid != nil && !format.Valid(shop) {
 		return false
 	}
 	counter.Add(shop, when, requests)

@@ -360,6 +360,16 @@ func (s *Store) Certificates(ctx context.Context, after, last string) ([]storage
 	return certificates, nil
 }
 
+// Expiring implements storage.Storage.
+func (s *Store) Expiring(ctx context.Context, now time.Time) (late, expired int64, err error) {
+	err = s.q().QueryRowContext(ctx, "SELECT COUNT(*), COALESCE(SUM(CASE WHEN not_after <= ? THEN 1 ELSE 0 END), 0) FROM certificates WHERE "+lateFrom+" <= ?",
+		now.UnixMilli(), now.UnixMilli()).Scan(&late, &expired)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count certificates near their end: %w", err)
+	}
+	return late, expired, nil
+}
+
 // Ping implements storage.Storage.
 func (s *Store) Ping(ctx context.Context) error {
 	_, err := s.LastChange(ctx)

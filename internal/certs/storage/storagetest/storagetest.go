@@ -21,7 +21,7 @@ import (
 // would, if it can be shared; each test gets one of its own.
 func Run(t *testing.T, open func(t *testing.T) func() storage.Storage) {
 	for name, test := range map[string]func(*testing.T, func() storage.Storage){
-		"domains": testDomains, "pages": testPages, "certificates": testCertificates, "all or nothing": testAllOrNothing,
+		"domains": testDomains, "pages": testPages, "certificates": testCertificates, "certificates near their end": testExpiring, "all or nothing": testAllOrNothing,
 		"changes": testChanges, "numbers that are skipped": testSkip, "changes in the order of commits": testOrder, "conflicts": testConflicts, "jobs": testJobs,
 		"one holder per job": testClaims, "values": testValues, "leases": testLeases, "rotation": testRotation,
 		"closed": testClosed, "opened again": testReopen,
@@ -174,6 +174,32 @@ func testCertificates(t *testing.T, open func() storage.Storage) {
 	if _, got := get(t, s, "shop.example"); len(got) != 0 {
 		t.Errorf("a new domain has %+v", got)
 	}
+}
+
+func testExpiring(t *testing.T, open func() storage.Storage) {
+	s := open()
+	expect := func(now time.Time, late, expired int64) {
+		t.Helper()
+		if gotLate, gotExpired, err := s.Expiring(t.Context(), now); err != nil || gotLate != late || gotExpired != expired {
+			t.Errorf("at %s: %d late, %d expired, %v; want %d and %d", now, gotLate, gotExpired, err, late, expired)
+		}
+	}
+	quarter := certificate("quarter.example", certrecord.ECDSA) // Of 90 days, so late after 75.
+	week := certificate("week.example", certrecord.ECDSA)
+	week.NotAfter = week.NotBefore.Add(6 * 24 * time.Hour) // Late after 5.
+	at := func(days int) time.Time { return quarter.NotBefore.Add(time.Duration(days) * 24 * time.Hour) }
+	expect(at(0), 0, 0)
+	for _, c := range []*storage.Certificate{quarter, week} {
+		apply(t, s, storage.Change{PutDomain: domain(c.Domain)}, storage.Change{PutCertificate: c})
+	}
+	expect(at(4), 0, 0)
+	expect(at(5), 1, 0)
+	expect(at(6), 1, 1)
+	expect(at(74), 1, 1)
+	expect(at(75), 2, 1)
+	expect(at(90), 2, 2)
+	apply(t, s, storage.Change{DeleteDomain: week.Domain})
+	expect(at(75), 1, 0)
 }
 
 func testAllOrNothing(t *testing.T, open func() storage.Storage) {

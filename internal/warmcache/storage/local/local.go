@@ -1,7 +1,8 @@
 // Package local keeps objects as files in a folder: the embedded storage, for one machine and for tests.
 //
-// An object is a file with its key as path. Put writes beside and renames; conditions hold among the processes of a machine by a
-// lock on the folder's own file.
+// An object is a file with its key as path. Put writes into a folder of its own and renames, and both the file and the folder are on
+// the disk when it returns: what a head says is there stays there when the power goes. Conditions hold among the processes of a
+// machine by a lock on the folder's own file. What was being written when a process was killed goes at the next Open, after an hour.
 package local
 
 import (
@@ -20,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/shopset/shopset/internal/warmcache/storage"
 )
@@ -31,7 +33,13 @@ type Store struct {
 	lock *os.File
 }
 
-const lockName = ".lock"
+const (
+	lockName = ".lock"
+	// writing is where objects are before they are whole.
+	writing = ".writing"
+	// abandoned is how old something there is that nobody writes any more.
+	abandoned = time.Hour
+)
 
 // Open opens a folder, and makes it if it is not there.
 func Open(folder string) (*Store, error) {
@@ -46,15 +54,32 @@ func Open(folder string) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &Store{root: root, lock: lock}, nil
+	s := &Store{root: root, lock: lock}
+	if err := s.sweep(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) sweep() error {
+	if err := s.root.Mkdir(writing, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	entries, err := fs.ReadDir(s.root.FS(), writing)
+	for _, entry := range entries {
+		if info, failure := entry.Info(); failure == nil && time.Since(info.ModTime()) > abandoned {
+			err = errors.Join(err, s.root.Remove(filepath.Join(writing, entry.Name())))
+		}
+	}
+	return err
 }
 
 // Close closes the folder.
 func (s *Store) Close() error { return errors.Join(s.lock.Close(), s.root.Close()) }
 
 // Get implements storage.Storage.
-func (s *Store) Get(_ context.Context, key string, offset, length int64) (io.ReadCloser, storage.Info, error) {
-	if err := storage.CheckKey(key); err != nil {
+func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, storage.Info, error) {
+	if err := errors.Join(ctx.Err(), storage.CheckKey(key)); err != nil {
 		return nil, storage.Info{}, err
 	}
 	file, err := s.root.Open(filepath.FromSlash(key))
@@ -104,8 +129,8 @@ func tagOf(file *os.File) (string, error) {
 }
 
 // Put implements storage.Storage.
-func (s *Store) Put(_ context.Context, key string, content []byte, condition storage.Condition) (tag string, err error) {
-	if err := storage.CheckKey(key); err != nil {
+func (s *Store) Put(ctx context.Context, key string, content []byte, condition storage.Condition) (tag string, err error) {
+	if err := errors.Join(ctx.Err(), storage.CheckKey(key)); err != nil {
 		return "", err
 	}
 	if condition != (storage.Condition{}) {
@@ -125,7 +150,7 @@ func (s *Store) Put(_ context.Context, key string, content []byte, condition sto
 			return "", err
 		}
 	}
-	temporary := filepath.FromSlash(path.Join(folder, ".put-"+rand.Text()))
+	temporary := filepath.Join(writing, rand.Text())
 	file, err := s.root.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if err != nil {
 		return "", err
@@ -134,8 +159,11 @@ func (s *Store) Put(_ context.Context, key string, content []byte, condition sto
 	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
 		err = s.root.Rename(temporary, filepath.FromSlash(key))
 	}
+	if err == nil {
+		err = s.syncFolders(folder)
+	}
 	if err != nil {
-		return "", errors.Join(err, s.root.Remove(temporary))
+		return "", errors.Join(err, gone(s.root.Remove(temporary)))
 	}
 	written, err := s.root.Open(filepath.FromSlash(key))
 	if err != nil {
@@ -143,6 +171,27 @@ func (s *Store) Put(_ context.Context, key string, content []byte, condition sto
 	}
 	defer written.Close()
 	return tagOf(written)
+}
+
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// syncFolders makes a name last: that of the object in its folder, and that of each folder, which may be new, in the one above.
+func (s *Store) syncFolders(folder string) error {
+	for {
+		opened, err := s.root.Open(filepath.FromSlash(folder))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(opened.Sync(), opened.Close()); err != nil || folder == "." {
+			return err
+		}
+		folder = path.Dir(folder)
+	}
 }
 
 func (s *Store) holds(key string, condition storage.Condition) error {
@@ -164,40 +213,67 @@ func (s *Store) holds(key string, condition storage.Condition) error {
 	return err
 }
 
-// List implements storage.Storage.
-func (s *Store) List(_ context.Context, prefix, after string, limit int) ([]storage.Info, error) {
-	var found []storage.Info
+// List implements storage.Storage. It reads the folders that can have keys behind after, and no others, and ends at the limit.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int) (found []storage.Info, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	start := "."
 	if i := strings.LastIndexByte(prefix, '/'); i > 0 {
 		start = prefix[:i]
 	}
-	err := fs.WalkDir(s.root.FS(), start, func(name string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // It went meanwhile, or was never there.
-		}
-		if err != nil || entry.IsDir() || strings.HasPrefix(entry.Name(), ".") || !strings.HasPrefix(name, prefix) || name <= after {
-			return err
-		}
-		info, err := entry.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err == nil {
-			found = append(found, storage.Info{Key: name, Size: info.Size(), Modified: info.ModTime()})
-		}
+	err = s.list(start, prefix, after, limit, &found)
+	return found, err
+}
+
+func (s *Store) list(folder, prefix, after string, limit int, found *[]storage.Info) error {
+	entries, err := fs.ReadDir(s.root.FS(), folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // It went meanwhile, or was never there.
+	}
+	if err != nil {
 		return err
-	})
-	slices.SortFunc(found, func(a, b storage.Info) int { return strings.Compare(a.Key, b.Key) })
-	return found[:min(limit, len(found))], err
+	}
+	// In the order of the keys, in which a folder's name ends with a slash.
+	sorting := func(entry fs.DirEntry) string {
+		if entry.IsDir() {
+			return entry.Name() + "/"
+		}
+		return entry.Name()
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(sorting(a), sorting(b)) })
+	for _, entry := range entries {
+		name := path.Join(folder, entry.Name())
+		switch {
+		case len(*found) >= limit:
+			return nil
+		case strings.HasPrefix(entry.Name(), "."):
+		case entry.IsDir():
+			inside := name + "/"
+			if !strings.HasPrefix(inside, prefix) && !strings.HasPrefix(prefix, inside) || inside < after && !strings.HasPrefix(after, inside) {
+				continue
+			}
+			if err := s.list(name, prefix, after, limit, found); err != nil {
+				return err
+			}
+		case strings.HasPrefix(name, prefix) && name > after:
+			info, err := entry.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			*found = append(*found, storage.Info{Key: name, Size: info.Size(), Modified: info.ModTime()})
+		}
+	}
+	return nil
 }
 
 // Delete implements storage.Storage.
-func (s *Store) Delete(_ context.Context, key string) error {
-	if err := storage.CheckKey(key); err != nil {
+func (s *Store) Delete(ctx context.Context, key string) error {
+	if err := errors.Join(ctx.Err(), storage.CheckKey(key)); err != nil {
 		return err
 	}
-	if err := s.root.Remove(filepath.FromSlash(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return gone(s.root.Remove(filepath.FromSlash(key)))
 }

@@ -7,7 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/shopset/shopset/internal/warmcache/storage"
 )
@@ -31,6 +36,39 @@ type Config struct {
 	PathStyle bool
 	// Encryption at rest: AES256 or aws:kms; the bucket's own default when empty.
 	Encryption string
+	// Key of aws:kms; AWS' own when empty.
+	Key string
+	// Insecure allows an endpoint without TLS that is not on this machine: everybody on the way reads the caches, and changes them.
+	Insecure bool
+}
+
+// check wants a bucket, TLS, and a kind of encryption that there is.
+func (c *Config) check() error {
+	var problems []error
+	if c.Bucket == "" {
+		problems = append(problems, errors.New("a bucket is missing"))
+	}
+	if !slices.Contains([]string{"", "AES256", "aws:kms", "aws:kms:dsse"}, c.Encryption) {
+		problems = append(problems, fmt.Errorf("encryption %q: want AES256, aws:kms or aws:kms:dsse", c.Encryption))
+	}
+	if c.Key != "" && !strings.HasPrefix(c.Encryption, "aws:kms") {
+		problems = append(problems, errors.New("a key is for the encryption aws:kms"))
+	}
+	if c.Endpoint != "" {
+		u, err := url.Parse(c.Endpoint)
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil:
+			problems = append(problems, fmt.Errorf("endpoint %q: want https://HOST", c.Endpoint))
+		case u.Scheme == "http" && !c.Insecure && !loopback(u.Hostname()):
+			problems = append(problems, fmt.Errorf("endpoint %q: want https, or insecure=true: whoever is on the way could put what they like into all caches", c.Endpoint))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func loopback(host string) bool {
+	address := net.ParseIP(host)
+	return host == "localhost" || address != nil && address.IsLoopback()
 }
 
 // Store is a bucket.
@@ -41,8 +79,8 @@ type Store struct {
 
 // Open reads the credentials; it sends nothing.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	if c.Bucket == "" {
-		return nil, errors.New("s3: a bucket is missing")
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("s3: %w", err)
 	}
 	options := []func(*config.LoadOptions) error{}
 	if c.Region != "" {
@@ -57,6 +95,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
 		o.UsePathStyle = c.PathStyle
+		// Trying again is decorate.Retry's: it knows what a conditional write that was answered by nobody means.
+		o.RetryMaxAttempts = 1
 		// Others than AWS do not all know the newer checksums; what is stored has its own.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
@@ -76,10 +116,15 @@ func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.R
 	if err := storage.CheckKey(key); err != nil {
 		return nil, storage.Info{}, err
 	}
-	input := &s3.GetObjectInput{Bucket: &s.config.Bucket, Key: s.key(key)}
+	return s.read(ctx, key, *s.key(key), offset, length)
+}
+
+// read reads an object by its whole key; name is what it is called in errors.
+func (s *Store) read(ctx context.Context, name, key string, offset, length int64) (io.ReadCloser, storage.Info, error) {
+	input := &s3.GetObjectInput{Bucket: &s.config.Bucket, Key: &key}
 	switch {
 	case length == 0:
-		return nil, storage.Info{}, fmt.Errorf("s3: %s: there are no empty ranges", key)
+		return nil, storage.Info{}, fmt.Errorf("s3: %s: there are no empty ranges: %w", name, storage.ErrRefused)
 	case length > 0:
 		input.Range = aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
 	case offset > 0:
@@ -87,10 +132,19 @@ func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.R
 	}
 	output, err := s.client.GetObject(ctx, input)
 	if err != nil {
-		return nil, storage.Info{}, s.explain(key, err)
+		return nil, storage.Info{}, s.explain(name, err)
 	}
-	info := storage.Info{Key: key, Size: aws.ToInt64(output.ContentLength), Tag: aws.ToString(output.ETag), Modified: aws.ToTime(output.LastModified)}
+	info := storage.Info{Key: name, Size: whole(output), Tag: aws.ToString(output.ETag), Modified: aws.ToTime(output.LastModified)}
 	return output.Body, info, nil
+}
+
+// whole is the size of an object of which a part may be read: "bytes 0-1/SIZE".
+func whole(output *s3.GetObjectOutput) int64 {
+	_, size, _ := strings.Cut(aws.ToString(output.ContentRange), "/")
+	if n, err := strconv.ParseInt(size, 10, 64); err == nil {
+		return n
+	}
+	return aws.ToInt64(output.ContentLength)
 }
 
 // Put implements storage.Storage.
@@ -106,10 +160,16 @@ func (s *Store) Put(ctx context.Context, key string, content []byte, condition s
 	}
 	if s.config.Encryption != "" {
 		input.ServerSideEncryption = types.ServerSideEncryption(s.config.Encryption)
+		if s.config.Key != "" {
+			input.SSEKMSKeyId = &s.config.Key
+		}
 	}
 	output, err := s.client.PutObject(ctx, input)
+	if err = s.explain(key, err); errors.Is(err, storage.ErrNotFound) && condition.IfTag != "" {
+		err = fmt.Errorf("%s: %w", key, storage.ErrConflict) // It is gone.
+	}
 	if err != nil {
-		return "", s.explain(key, err)
+		return "", err
 	}
 	return aws.ToString(output.ETag), nil
 }
@@ -147,17 +207,27 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 // explain tells the errors that callers know.
 func (s *Store) explain(key string, err error) error {
 	var response *awshttp.ResponseError
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &response) && response.HTTPStatusCode() == http.StatusNotFound:
-		var bucket *types.NoSuchBucket
-		if errors.As(err, &bucket) {
-			return fmt.Errorf("s3: there is no bucket %s", s.config.Bucket)
+	}
+	if !errors.As(err, &response) {
+		return fmt.Errorf("s3: %s: %w", key, err)
+	}
+	switch status := response.HTTPStatusCode(); status {
+	case http.StatusNotFound:
+		var api smithy.APIError
+		if errors.As(err, &api) && api.ErrorCode() == "NoSuchBucket" {
+			return fmt.Errorf("s3: there is no bucket %s: %w", s.config.Bucket, storage.ErrRefused)
 		}
 		return fmt.Errorf("%s: %w", key, storage.ErrNotFound)
-	case errors.As(err, &response) && (response.HTTPStatusCode() == http.StatusPreconditionFailed || response.HTTPStatusCode() == http.StatusConflict):
+	case http.StatusPreconditionFailed, http.StatusConflict:
 		return fmt.Errorf("%s: %w", key, storage.ErrConflict)
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented:
+		var api smithy.APIError
+		if errors.As(err, &api) && slices.Contains([]string{"RequestTimeout", "RequestTimeTooSkewed", "ExpiredToken"}, api.ErrorCode()) {
+			break // Another one later: credentials are fetched anew.
+		}
+		return fmt.Errorf("s3: %s: %w: %w", key, storage.ErrRefused, err)
 	}
 	return fmt.Errorf("s3: %s: %w", key, err)
 }

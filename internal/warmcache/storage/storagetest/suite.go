@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Storage) {
 	t.Run("conditions", func(t *testing.T) { conditions(t, open(t)) })
 	t.Run("list", func(t *testing.T) { list(t, open(t)) })
 	t.Run("one of many", func(t *testing.T) { oneOfMany(t, open(t)) })
+	t.Run("cancelled", func(t *testing.T) { cancelled(t, open(t)) })
 	t.Run("bad keys", func(t *testing.T) { badKeys(t, open(t)) })
 }
 
@@ -55,8 +57,16 @@ func objects(t *testing.T, s storage.Storage) {
 	if content, info := read(t, s, "a/b", 0, -1); content != "hello world" || info.Tag != first {
 		t.Errorf("%q %+v", content, info)
 	}
-	if content, _ := read(t, s, "a/b", 6, 3); content != "wor" {
-		t.Errorf("a part: %q", content)
+	if content, info := read(t, s, "a/b", 6, 3); content != "wor" || info.Size != 11 || info.Tag != first {
+		t.Errorf("a part: %q of %+v", content, info)
+	}
+	buffer := []byte("what is changed later")
+	if _, err := s.Put(t.Context(), "kept", buffer, storage.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	clear(buffer)
+	if content, _ := read(t, s, "kept", 0, -1); content != "what is changed later" {
+		t.Errorf("a buffer was kept: %q", content)
 	}
 	if content, _ := read(t, s, "a/b", 6, -1); content != "world" {
 		t.Errorf("the end: %q", content)
@@ -87,7 +97,7 @@ func conditions(t *testing.T, s storage.Storage) {
 	try := func(content string, c storage.Condition) (string, error) {
 		return s.Put(t.Context(), "head", []byte(content), c)
 	}
-	if _, err := try("x", storage.Condition{IfTag: "\"none\""}); !errors.Is(err, storage.ErrConflict) && !errors.Is(err, storage.ErrNotFound) {
+	if _, err := try("x", storage.Condition{IfTag: "\"none\""}); !errors.Is(err, storage.ErrConflict) {
 		t.Errorf("a tag of what is not there: %v", err)
 	}
 	first, err := try("one", storage.Condition{IfAbsent: true})
@@ -117,6 +127,27 @@ func list(t *testing.T, s storage.Storage) {
 		want = append(want, key)
 	}
 	put(t, s, "q/1", "x")
+	// A slash sorts behind a dash and a dot, and before letters.
+	for _, key := range []string{"r/a/x", "r/a-b/x", "r/a.b", "r/ab/x", "r/a-", "r/a0"} {
+		put(t, s, key, "x")
+	}
+	var order []string
+	for after := ""; ; {
+		page, err := s.List(t.Context(), "r/a", after, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, info := range page {
+			order = append(order, info.Key)
+		}
+		after = order[len(order)-1]
+	}
+	if got := strings.Join(order, " "); got != "r/a- r/a-b/x r/a.b r/a/x r/a0 r/ab/x" {
+		t.Errorf("the order is %s", got)
+	}
 	var got []string
 	for after := ""; ; {
 		page, err := s.List(t.Context(), "p/", after, 10)
@@ -168,12 +199,37 @@ func oneOfMany(t *testing.T, s storage.Storage) {
 }
 
 func badKeys(t *testing.T, s storage.Storage) {
-	for _, key := range []string{"", "/a", "../a", "a/../../b", "a//b", "."} {
+	for _, key := range []string{"", "/a", "../a", "a/../../b", "a//b", ".", "a/.b/c", ".x/y"} {
 		if _, err := s.Put(t.Context(), key, nil, storage.Condition{}); err == nil {
 			t.Errorf("%q was taken", key)
 		}
 		if _, _, err := s.Get(t.Context(), key, 0, -1); err == nil || errors.Is(err, storage.ErrNotFound) {
 			t.Errorf("%q was looked up: %v", key, err)
 		}
+	}
+}
+
+// cancelled: who does not wait any more gets no answer, and in time.
+func cancelled(t *testing.T, s storage.Storage) {
+	put(t, s, "x", "x")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Put(ctx, "x", []byte("y"), storage.Condition{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("put: %v", err)
+	}
+	if body, _, err := s.Get(ctx, "x", 0, -1); !errors.Is(err, context.Canceled) {
+		t.Errorf("get: %v", err)
+		if err == nil {
+			body.Close()
+		}
+	}
+	if _, err := s.List(ctx, "", "", 10); !errors.Is(err, context.Canceled) {
+		t.Errorf("list: %v", err)
+	}
+	if err := s.Delete(ctx, "x"); !errors.Is(err, context.Canceled) {
+		t.Errorf("delete: %v", err)
+	}
+	if content, _ := read(t, s, "x", 0, -1); content != "x" {
+		t.Errorf("%q was put", content)
 	}
 }

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shopset/shopset/internal/warmcache/storage"
+	"github.com/shopset/shopset/internal/warmcache/storage/decorate"
+	"github.com/shopset/shopset/internal/warmcache/storage/local"
+	"github.com/shopset/shopset/internal/warmcache/storage/s3store"
+)
+
+// openStorage opens what an address names, and measures it.
+func openStorage(ctx context.Context, address string, registry prometheus.Registerer) (storage.Storage, error) {
+	if address == "" {
+		return nil, errors.New("--storage: want s3://BUCKET/PREFIX or a folder")
+	}
+	if !strings.HasPrefix(address, "s3://") {
+		if strings.Contains(address, "://") && !strings.HasPrefix(address, "file://") {
+			return nil, fmt.Errorf("--storage %q: want s3://BUCKET/PREFIX or a folder", address)
+		}
+		s, err := local.Open(strings.TrimPrefix(address, "file://"))
+		if err != nil {
+			return nil, fmt.Errorf("--storage: %w", err)
+		}
+		return decorate.NewMeasure(s, registry), nil
+	}
+	s, err := openS3(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("--storage: %w", err)
+	}
+	return decorate.Retry{Storage: decorate.NewMeasure(s, registry)}, nil
+}
+
+// openS3 opens s3://BUCKET/PREFIX?OPTION=VALUE.
+func openS3(ctx context.Context, address string) (*s3store.Store, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return nil, fmt.Errorf("%q: want s3://BUCKET/PREFIX", address)
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", address, err)
+	}
+	known := []string{"region", "endpoint", "path-style", "encryption", "kms-key", "insecure"}
+	for name, values := range query {
+		if !slices.Contains(known, name) || len(values) != 1 {
+			return nil, fmt.Errorf("%q: the option %q: want %s, each once", address, name, strings.Join(known, ", "))
+		}
+		if slices.Contains([]string{"path-style", "insecure"}, name) && values[0] != "true" && values[0] != "false" {
+			return nil, fmt.Errorf("%q: %s=%q: want true or false", address, name, values[0])
+		}
+	}
+	return s3store.Open(ctx, s3store.Config{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Region: query.Get("region"), Endpoint: query.Get("endpoint"),
+		PathStyle: query.Get("path-style") == "true", Insecure: query.Get("insecure") == "true", Encryption: query.Get("encryption"), Key: query.Get("kms-key")})
+}

@@ -1,0 +1,7 @@
+package placement
+
+// What only tests look at.
+var (
+	NegLog = negLog
+	Mix    = mix
+)

@@ -1,0 +1,135 @@
+// Package keeper is the sidecar beside running programs: it saves shops again and again, and tells metrics of that and of what was
+// restored.
+//
+// A round that fails, in part or as a whole, is told, and the next one comes all the same. Rounds begin Every after each other, a
+// little earlier or later so that Pods that started together do not save together, and never two at once. A shop that takes longer
+// than ShopTimeout is given up for this round.
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/shopset/shopset/internal/warmcache"
+)
+
+// Saver saves shops of a folder.
+type Saver struct {
+	// Shops are asked for in each round, because a ranking may be another one.
+	Shops func() ([]warmcache.Shop, error)
+	// Named says that each shop must be there; else those that this Pod has not served are left out.
+	Named bool
+	// Config is that of each shop, without the shop.
+	Config warmcache.SaveConfig
+	// Every is the time between rounds.
+	Every time.Duration
+	// ShopTimeout bounds one shop; 15 minutes when zero.
+	ShopTimeout time.Duration
+	// Collect removes what no snapshot needs, each CollectEvery; nil for nobody.
+	Collect      func(context.Context) error
+	CollectEvery time.Duration
+	// Metrics may be nil.
+	Metrics *Metrics
+}
+
+// Round saves all shops once, and returns all failures.
+func (s *Saver) Round(ctx context.Context) error {
+	began := time.Now()
+	shops, err := s.Shops()
+	if err != nil {
+		s.Metrics.round(time.Since(began), err)
+		return err
+	}
+	var failures []error
+	counts := map[string]int{}
+	sent := int64(0)
+	for _, shop := range shops {
+		if _, err := os.Lstat(filepath.Join(s.Config.Folder, shop.Name)); errors.Is(err, os.ErrNotExist) && !s.Named {
+			continue
+		}
+		result, err := s.shop(ctx, shop.Name)
+		if ctx.Err() != nil {
+			failures = append(failures, ctx.Err())
+			break
+		}
+		what := outcome(result, err)
+		counts[what]++
+		s.Metrics.saved(what, result)
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		sent += result.SentBytes
+	}
+	err = errors.Join(failures...)
+	s.Metrics.round(time.Since(began), err)
+	slog.Info("saved", "shops", counts["saved"], "unchanged", counts["unchanged"], "busy", counts["busy"], "smaller", counts["smaller"],
+		"failed", counts["failed"], "sentBytes", sent, "took", time.Since(began).Round(time.Millisecond).String())
+	return err
+}
+
+func (s *Saver) shop(ctx context.Context, name string) (*warmcache.SaveResult, error) {
+	limit := s.ShopTimeout
+	if limit == 0 {
+		limit = 15 * time.Minute
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it takes longer than %s", limit))
+	defer cancel()
+	config := s.Config
+	config.Shop = name
+	return warmcache.Save(ctx, config)
+}
+
+func outcome(result *warmcache.SaveResult, err error) string {
+	switch {
+	case err != nil:
+		return "failed"
+	case result.Busy:
+		return "busy"
+	case result.Unchanged:
+		return "unchanged"
+	case result.Smaller:
+		return "smaller"
+	}
+	return "saved"
+}
+
+// Loop saves until the context ends. The first round comes at once if now says so.
+func (s *Saver) Loop(ctx context.Context, now bool) {
+	collected := time.Now()
+	for {
+		if !now && !pause(ctx, s.Every*9/10+rand.N(s.Every/5+1)) { //nolint:gosec // No secret.
+			return
+		}
+		now = false
+		if err := s.Round(ctx); err != nil && ctx.Err() == nil {
+			slog.Error("not everything was saved", "error", err)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if s.Collect != nil && s.CollectEvery > 0 && time.Since(collected) >= s.CollectEvery {
+			collected = time.Now()
+			if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
+				slog.Error("not everything was collected", "error", err)
+			}
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,142 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/shopset/shopset/internal/warmcache"
+	"github.com/shopset/shopset/internal/warmcache/storage/local"
+)
+
+func saver(t *testing.T, shops ...string) (*Saver, *prometheus.Registry) {
+	t.Helper()
+	s, err := local.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	folder := t.TempDir()
+	old := time.Now().Add(-time.Minute)
+	var chosen []warmcache.Shop
+	for _, shop := range shops {
+		chosen = append(chosen, warmcache.Shop{Name: shop})
+		path := filepath.Join(folder, shop, "x")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x"), 0o600), os.Chtimes(path, old, old)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	registry := prometheus.NewRegistry()
+	return &Saver{Shops: func() ([]warmcache.Shop, error) { return chosen, nil }, Every: time.Millisecond, Metrics: NewMetrics(registry),
+		Config: warmcache.SaveConfig{Storage: s, Folder: folder, Compatibility: "1", Source: "pod"}}, registry
+}
+
+// TestRound: one shop that fails keeps no other from being saved, and one that this Pod has not served is none.
+func TestRound(t *testing.T) {
+	s, registry := saver(t, "a", "b", "c")
+	if err := os.RemoveAll(filepath.Join(s.Config.Folder, "c")); err != nil {
+		t.Fatal(err)
+	}
+	s.Config.Validate = func(_ context.Context, folder string) error {
+		if strings.HasSuffix(folder, "/a") {
+			return errors.New("it is bad")
+		}
+		return nil
+	}
+	if err := s.Round(t.Context()); err == nil || !strings.Contains(err.Error(), "save a: it is not valid: it is bad") || strings.Contains(err.Error(), "save c") {
+		t.Error(err)
+	}
+	s.Config.Validate = nil
+	if err := s.Round(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(`# HELP shopset_cache_saves_total Saves of a shop by result (saved, unchanged, busy, smaller, failed).
+# TYPE shopset_cache_saves_total counter
+shopset_cache_saves_total{result="failed"} 1
+shopset_cache_saves_total{result="saved"} 2
+shopset_cache_saves_total{result="unchanged"} 1
+# HELP shopset_cache_save_round_failed 1 if something failed in the last round of saving.
+# TYPE shopset_cache_save_round_failed gauge
+shopset_cache_save_round_failed 0
+`), "shopset_cache_saves_total", "shopset_cache_save_round_failed"); err != nil {
+		t.Error(err)
+	}
+	s.Named = true
+	if err := s.Round(t.Context()); err == nil {
+		t.Error("a shop that was named is not there, and nobody says so")
+	}
+}
+
+// TestLoop goes on after rounds that fail, collects, and ends with its context.
+func TestLoop(t *testing.T) {
+	s, _ := saver(t, "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var rounds, collected atomic.Int64
+	shops := s.Shops
+	s.Shops = func() ([]warmcache.Shop, error) {
+		switch rounds.Add(1) {
+		case 1, 2:
+			return nil, errors.New("there is no ranking yet")
+		case 6:
+			cancel()
+		}
+		return shops()
+	}
+	s.CollectEvery = time.Nanosecond
+	s.Collect = func(context.Context) error { collected.Add(1); return errors.New("not now") }
+	s.Loop(ctx, true)
+	if rounds.Load() != 6 || collected.Load() != 5 {
+		t.Errorf("%d rounds, collected %d times", rounds.Load(), collected.Load())
+	}
+}
+
+// TestShopTimeout: a shop that takes too long is given up, and the others are saved.
+func TestShopTimeout(t *testing.T) {
+	s, _ := saver(t, "a", "b")
+	s.ShopTimeout = 50 * time.Millisecond
+	s.Config.Validate = func(ctx context.Context, folder string) error {
+		if strings.HasSuffix(folder, "/a") {
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}
+	if err := s.Round(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	if n := testutil.ToFloat64(s.Metrics.saves.WithLabelValues("saved")); n != 1 {
+		t.Errorf("%v saved", n)
+	}
+}
+
+// TestRestored: the metrics of a restore, and of what followed it.
+func TestRestored(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := NewMetrics(registry)
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	r := &warmcache.Report{At: at, Shops: 1, OverBudget: 2, Files: 10, Bytes: 100, Share: 0.5, Took: 3 * time.Second, Expired: true,
+		Restored: []warmcache.Restored{{Shop: "a", Generation: 7, Taken: at.Add(-time.Hour)}}}
+	r.Add(&warmcache.Report{Shops: 2, Share: 0.25, Restored: []warmcache.Restored{{Shop: "b", Generation: 3, Taken: at}}})
+	m.Restored(r)
+	(*Metrics)(nil).Restored(r)
+	for _, test := range []struct {
+		metric prometheus.Gauge
+		want   float64
+	}{{m.share, 0.75}, {m.age, 1800}, {m.restoredGeneration, 7}, {m.expired, 1}, {m.seconds, 3}, {m.files, 10}, {m.bytes, 100}} {
+		if got := testutil.ToFloat64(test.metric); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.metric.Desc(), got, test.want)
+		}
+	}
+	left := r.Without([]warmcache.Shop{{Name: "a"}, {Name: "c"}, {Name: "b"}})
+	if len(left) != 1 || left[0].Name != "c" {
+		t.Errorf("%v is left", left)
+	}
+}
