@@ -44,7 +44,7 @@ const (
 
 // pump moves bytes from one side to the other, and counts them, until one would block.
 func (l *loop) pump(c *conn, from, to *side, count *int64) outcome {
-	for turn := 0; turn < turnBytes; {
+	for turn := 0; ; {
 		if n, result := l.flush(from, to); result != unended {
 			*count += int64(n)
 			if result == blocked {
@@ -61,7 +61,12 @@ func (l *loop) pump(c *conn, from, to *side, count *int64) outcome {
 				sysShutdownWrite(to.fd)
 			}
 			to.shut = true
+			l.unpipe(from)
 			return blocked
+		}
+		// A turn ends with nothing in the loop's buffer: the next connection reads into it.
+		if turn >= turnBytes {
+			return unended
 		}
 		if !from.readable {
 			l.unpipe(from)
@@ -80,7 +85,6 @@ func (l *loop) pump(c *conn, from, to *side, count *int64) outcome {
 			from.eof = true
 		}
 	}
-	return unended
 }
 
 // arm asks the kernel to tell when a side can be written to again.

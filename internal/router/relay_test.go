@@ -23,7 +23,7 @@ type script struct {
 }
 
 func randomScript(r *mathrand.Rand) script {
-	sizes := []int{0, 1, 100, 5000, 70_000, 300_000, 1_500_000}
+	sizes := []int{0, 1, 100, 5000, 70_000, 300_000, 1_500_000, 5_000_000}
 	return script{
 		bytes: sizes[r.IntN(len(sizes))], piece: []int{1000, 16 << 10, 1 << 20}[r.IntN(3)], read: []int{700, 16 << 10, 256 << 10}[r.IntN(3)],
 		endEarly: r.IntN(2) == 0, lazy: r.IntN(4) == 0,
@@ -89,68 +89,68 @@ func (s script) expected(seed uint64) [32]byte {
 }
 
 // TestNoByteIsLost runs random scripts on both sides of many connections at once.
-func TestNoByteIsLost(t *testing.T) {
-	eachEngine(t, func(t *testing.T, engine string) {
-		const connections = 60
-		scripts := make([][2]script, connections)
-		random := mathrand.New(mathrand.NewPCG(3, 4))
-		for i := range scripts {
-			scripts[i] = [2]script{randomScript(random), randomScript(random)}
-			// One of them has to begin to end.
-			if !scripts[i][0].endEarly && !scripts[i][1].endEarly {
-				scripts[i][i%2].endEarly = true
-			}
+func TestNoByteIsLost(t *testing.T) { eachEngine(t, noByteIsLost) }
+
+func noByteIsLost(t *testing.T, engine string) {
+	const connections = 60
+	scripts := make([][2]script, connections)
+	random := mathrand.New(mathrand.NewPCG(3, 4))
+	for i := range scripts {
+		scripts[i] = [2]script{randomScript(random), randomScript(random)}
+		// One of them has to begin to end.
+		if !scripts[i][0].endEarly && !scripts[i][1].endEarly {
+			scripts[i][i%2].endEarly = true
 		}
-		failed := make(chan error, 2*connections)
-		var done sync.WaitGroup
-		b := newBackend(t, func(conn net.Conn, first *proxied) {
+	}
+	failed := make(chan error, 2*connections)
+	var done sync.WaitGroup
+	b := newBackend(t, func(conn net.Conn, first *proxied) {
+		defer done.Done()
+		_, _ = conn.Write([]byte{'!'})
+		// Behind the hello comes the number of the script.
+		rest, err := after(conn, first.rest)
+		if err != nil {
+			failed <- err
+			return
+		}
+		i := int(binary.BigEndian.Uint32(rest))
+		sum, n, err := scripts[i][1].play(conn.(*net.TCPConn), rest[4:], uint64(i)*2+1)
+		if err == nil && sum != scripts[i][0].expected(uint64(i)*2) {
+			err = fmt.Errorf("%d bytes arrived, of %d, or other ones", n, scripts[i][0].bytes)
+		}
+		if err != nil {
+			failed <- fmt.Errorf("backend %d (%+v): %w", i, scripts[i], err)
+		}
+	})
+	f := newFleet(t, map[string][]*backend{"a": {b}})
+	r := startRouter(t, f, engine, nil)
+	done.Add(2 * connections)
+	for i := range connections {
+		conn := r.connect("shop.example")
+		go func() {
 			defer done.Done()
-			_, _ = conn.Write([]byte{'!'})
-			// Behind the hello comes the number of the script.
-			rest, err := after(conn, first.rest)
-			if err != nil {
-				failed <- err
+			one := make([]byte, 1)
+			if _, err := io.ReadFull(conn, one); err != nil {
+				failed <- fmt.Errorf("client %d: %w", i, err)
 				return
 			}
-			i := int(binary.BigEndian.Uint32(rest))
-			sum, n, err := scripts[i][1].play(conn.(*net.TCPConn), rest[4:], uint64(i)*2+1)
-			if err == nil && sum != scripts[i][0].expected(uint64(i)*2) {
-				err = fmt.Errorf("%d bytes arrived, of %d, or other ones", n, scripts[i][0].bytes)
+			_, _ = conn.Write(binary.BigEndian.AppendUint32(nil, uint32(i)))
+			sum, n, err := scripts[i][0].play(conn, nil, uint64(i)*2)
+			if err == nil && sum != scripts[i][1].expected(uint64(i)*2+1) {
+				err = fmt.Errorf("%d bytes arrived, of %d, or other ones", n, scripts[i][1].bytes)
 			}
 			if err != nil {
-				failed <- fmt.Errorf("backend %d (%+v): %w", i, scripts[i], err)
+				failed <- fmt.Errorf("client %d (%+v): %w", i, scripts[i], err)
 			}
-		})
-		f := newFleet(t, map[string][]*backend{"a": {b}})
-		r := startRouter(t, f, engine, nil)
-		done.Add(2 * connections)
-		for i := range connections {
-			conn := r.connect("shop.example")
-			go func() {
-				defer done.Done()
-				one := make([]byte, 1)
-				if _, err := io.ReadFull(conn, one); err != nil {
-					failed <- fmt.Errorf("client %d: %w", i, err)
-					return
-				}
-				_, _ = conn.Write(binary.BigEndian.AppendUint32(nil, uint32(i)))
-				sum, n, err := scripts[i][0].play(conn, nil, uint64(i)*2)
-				if err == nil && sum != scripts[i][1].expected(uint64(i)*2+1) {
-					err = fmt.Errorf("%d bytes arrived, of %d, or other ones", n, scripts[i][1].bytes)
-				}
-				if err != nil {
-					failed <- fmt.Errorf("client %d (%+v): %w", i, scripts[i], err)
-				}
-			}()
-		}
-		done.Wait()
-		select {
-		case err := <-failed:
-			t.Fatal(err)
-		default:
-		}
-		eventually(t, "all connections have ended", func() bool { return r.limiter.total.Load() == 0 })
-	})
+		}()
+	}
+	done.Wait()
+	select {
+	case err := <-failed:
+		t.Fatal(err)
+	default:
+	}
+	eventually(t, "all connections have ended", func() bool { return r.limiter.total.Load() == 0 })
 }
 
 // after returns at least four bytes that follow the ClientHello at the begin of b.
