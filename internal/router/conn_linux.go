@@ -39,6 +39,9 @@ type conn struct {
 	previousSetup, nextSetup *conn
 }
 
+// ended says that the connection is closed, and its memory free for another one.
+func (c *conn) ended() bool { return c.generation == 0 }
+
 // setup is what a connection needs until an endpoint has answered.
 type setup struct {
 	sniffer        sniffer
@@ -170,7 +173,7 @@ func (l *loop) dial(c *conn) {
 				l.refuse(c, errFull)
 				return
 			}
-			l.leave(c, failedRefused)
+			l.leave(c, failureOf(errno, false))
 			continue
 		}
 		c.state = dialing
@@ -178,6 +181,9 @@ func (l *loop) dial(c *conn) {
 		l.until(c, s.dialed+int64(l.router.config.Dial.Timeout))
 		// On the same machine the connection is there already, and the hello can go at once.
 		if !l.offer(c) {
+			if c.ended() {
+				return
+			}
 			continue
 		}
 		if c.server.fd >= 0 {
@@ -197,7 +203,8 @@ func (l *loop) dial(c *conn) {
 	}
 }
 
-// offer writes what is left of the hello to the endpoint. It returns false if that endpoint is given up.
+// offer writes what is left of the hello to the endpoint. It returns false if that endpoint is given up; the connection may have
+// ended by that.
 func (l *loop) offer(c *conn) bool {
 	s := c.setup
 	rest := s.send[c.toCell:]
@@ -208,7 +215,7 @@ func (l *loop) offer(c *conn) bool {
 			return true
 		}
 		if errno != 0 {
-			l.leave(c, failureOf(errno, c.toCell > 0))
+			l.abandon(c, failureOf(errno, c.toCell > 0))
 			return false
 		}
 		if c.toCell == 0 {
@@ -231,6 +238,8 @@ func failureOf(errno syscall.Errno, sent bool) failure {
 	switch {
 	case sent:
 		return failedClosed
+	case localFault(errno):
+		return failedLocal
 	case errno == syscall.ETIMEDOUT:
 		return failedTimeout
 	default:
@@ -261,18 +270,25 @@ func (l *loop) hangUp(c *conn) {
 
 // retry tries the next endpoint after one failed, if the hello may be sent once more.
 func (l *loop) retry(c *conn, why failure) {
-	s := c.setup
-	sent := c.toCell > 0
-	if sent && (!s.replayable || int(s.attempt.replayed) >= l.router.config.Dial.Replays) {
-		l.router.chooser.failed(c.endpoint, why)
-		l.refuse(c, errNoEndpoint)
-		return
+	if l.abandon(c, why) {
+		l.dial(c)
 	}
-	if sent {
+}
+
+// abandon gives up an endpoint that failed. It says whether another one may be asked. If not, because this one has got bytes that
+// may not be sent twice, the client is refused.
+func (l *loop) abandon(c *conn, why failure) bool {
+	s := c.setup
+	if c.toCell > 0 {
+		if !s.replayable || int(s.attempt.replayed) >= l.router.config.Dial.Replays {
+			l.router.chooser.failed(c.endpoint, why)
+			l.refuse(c, errNoEndpoint)
+			return false
+		}
 		s.attempt.replayed++
 	}
 	l.leave(c, why)
-	l.dial(c)
+	return true
 }
 
 // relay ends the setup: from now on bytes are moved and nothing else.
@@ -398,7 +414,9 @@ func (l *loop) setupEvent(c *conn, server bool, events uint32) {
 		}
 	case c.state == dialing && c.server.writable:
 		if !l.offer(c) {
-			l.dial(c)
+			if !c.ended() {
+				l.dial(c)
+			}
 			return
 		}
 		if c.state == waiting && c.server.readable {
@@ -448,6 +466,9 @@ func (l *loop) silent(c *conn) {
 func (l *loop) lookAgain(c *conn) {
 	if (c.state != dialing && c.state != waiting) || !c.endpoint.down.Load() {
 		return
+	}
+	if c.toCell > 0 && !c.setup.replayable {
+		return // It has a part of a request: it is the only one that may have it.
 	}
 	a := &c.setup.attempt
 	if int(a.replayed) < l.router.config.Dial.Replays && l.router.chooser.other(a, l.random()) {

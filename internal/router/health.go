@@ -2,9 +2,11 @@ package router
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/shopset/shopset/internal/routetable"
@@ -69,11 +71,23 @@ const (
 	failedClosed                 // closed or reset after it got the hello
 	failedSilent                 // said nothing for too long after it got the hello
 	failedDown                   // a probe found it down meanwhile
+	failedLocal                  // this machine has no port or no memory left for the connection
 	failures
 )
 
 func (f failure) String() string {
-	return [...]string{"refused", "timeout", "closed", "silent", "down"}[f]
+	return [...]string{"refused", "timeout", "closed", "silent", "down", "local"}[f]
+}
+
+// localFault says that a connection was not made for want of something on this machine: ports, descriptors, memory. It tells nothing
+// about the other side.
+func localFault(err error) bool {
+	for _, fault := range []error{syscall.EADDRNOTAVAIL, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, fault) {
+			return true
+		}
+	}
+	return false
 }
 
 // falls is how many failures in a row take an endpoint down. A refused connection is proof: nobody listens.
@@ -91,7 +105,7 @@ func (f failure) falls() int32 {
 // failed notes that an endpoint failed a connection.
 func (c *chooser) failed(e *endpoint, why failure) {
 	e.pool.cell.meters.failed[why].Inc()
-	if why != failedDown && e.failures.Add(1) >= why.falls() {
+	if why != failedDown && why != failedLocal && e.failures.Add(1) >= why.falls() {
 		c.mark(e, true)
 	}
 }

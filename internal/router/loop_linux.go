@@ -282,7 +282,7 @@ func (l *loop) count(c *conn, why error) { l.router.meters.refuse(c.port, why) }
 
 // end closes a connection, with a reset if it did not come to its natural end.
 func (l *loop) end(c *conn, reset bool) {
-	if c.generation == 0 {
+	if c.ended() {
 		return
 	}
 	if reset {

@@ -1,10 +1,85 @@
 package router
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
 
 // TestNoByteIsLostWithoutPipes lets all pipes be in use elsewhere, so that large transfers go through the loop's one buffer.
 func TestNoByteIsLostWithoutPipes(t *testing.T) {
 	openPipes.Add(mostPipes)
 	t.Cleanup(func() { openPipes.Add(-mostPipes) })
 	noByteIsLost(t, EngineEpoll)
+}
+
+// TestPartOfARequestIsNotRepeated lets an endpoint take a part of a request and then die: no other one may get it.
+func TestPartOfARequestIsNotRepeated(t *testing.T) {
+	f, backends := threeCells(t)
+	r := startRouter(t, f, EngineEpoll, quiet)
+	l, err := newLoop(r.Router) // One that does not run: the test takes its steps.
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.free(); sysClose(l.epoll); sysClose(l.waker) })
+	client, clientPeer := socketPair(t)
+	server, serverPeer := socketPair(t)
+	r.limiter.total.Add(1)
+	l.open++
+	c := l.fresh()
+	c.port, c.client = kindHTTP, side{fd: client, writable: true}
+	s := l.freshSetup()
+	c.setup = s
+	l.settingUp.add(c)
+	s.sniffer.kind = kindHTTP
+	s.send = make([]byte, 4<<20)
+	if _, err := r.chooser.start(&s.attempt, kindHTTP, f.host("a"), nil); err != nil {
+		t.Fatal(err)
+	}
+	c.endpoint = r.chooser.next(&s.attempt, 0)
+	c.endpoint.open.Add(1)
+	c.state, c.server = dialing, side{fd: server, writable: true, armed: true}
+	if !l.offer(c) || c.toCell == 0 || c.state != dialing {
+		t.Fatalf("%d bytes were taken, state %d: want a part", c.toCell, c.state)
+	}
+	sysClose(serverPeer)
+	l.event(c, true, unix.EPOLLOUT|unix.EPOLLHUP)
+	if !c.ended() {
+		t.Error("the connection goes on")
+	}
+	answer := make([]byte, 100)
+	if n, _ := sysRead(clientPeer, answer); !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 503 ") {
+		t.Errorf("the client got %q", answer[:n])
+	}
+	sysClose(clientPeer)
+	for name, b := range backends {
+		if b.count() != 0 {
+			t.Errorf("%s got the request", name)
+		}
+	}
+	if total := r.limiter.total.Load(); total != 0 {
+		t.Errorf("%d connections are counted", total)
+	}
+}
+
+func socketPair(t *testing.T) (one, other int32) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int32(pair[0]), int32(pair[1])
+}
+
+// TestNoPortIsNoFault has no port left to call an endpoint from: that says nothing about the endpoint.
+func TestNoPortIsNoFault(t *testing.T) {
+	c := newChooserTest(t, 90, map[string]int{"a": 1, "b": 1})
+	e := (*c.pool("a").endpoints.Load())[0]
+	for range 10 {
+		c.failed(e, failureOf(unix.EADDRNOTAVAIL, false))
+	}
+	if e.down.Load() {
+		t.Error("it counts as down")
+	}
 }

@@ -24,7 +24,7 @@ type cellMeters struct {
 	failed                [failures]prometheus.Counter
 	toCell, toClient      prometheus.Counter
 	dial                  prometheus.Observer
-	good, bad             prometheus.Counter
+	good, bad, unmade     prometheus.Counter
 }
 
 func newMeters(registry prometheus.Registerer) *meters {
@@ -39,9 +39,9 @@ func newMeters(registry prometheus.Registerer) *meters {
 		refused:   counters("refused_total", "Connections that got no endpoint, by port and reason.", "port", "reason"),
 		dials:     counters("connections_total", "Connections that a cell answered.", "cell"),
 		failovers: counters("failovers_total", "Connections that another cell answered than the first of their host, by the first.", "cell"),
-		attempts:  counters("endpoint_failures_total", "Endpoints that failed a connection, which then went to another one: refused, timeout, closed or silent after the hello, or found down meanwhile.", "cell", "reason"),
+		attempts:  counters("endpoint_failures_total", "Endpoints that failed a connection, which then went to another one: refused, timeout, closed or silent after the hello, found down meanwhile, or local (this machine had no port or memory left).", "cell", "reason"),
 		bytes:     counters("bytes_total", "Bytes by direction: to the cell, or to the client. Those of a connection are counted when it ends.", "cell", "direction"),
-		probes:    counters("probes_total", "Probes of endpoints, by what they found.", "cell", "result"),
+		probes:    counters("probes_total", "Probes of endpoints, by what they found: good, bad, or unmade (this machine had no port or descriptor left).", "cell", "result"),
 		tables:    counters("table_updates_total", "Routing tables that arrived: used, old (not newer than the one in use), refused, or kept (written to disk), unkept.", "result"),
 		dial: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "shopset_router_dial_seconds",
@@ -125,7 +125,7 @@ func (m *meters) cell(name string) cellMeters {
 		connections: m.dials.WithLabelValues(name), failover: m.failovers.WithLabelValues(name),
 		toCell: m.bytes.WithLabelValues(name, "cell"), toClient: m.bytes.WithLabelValues(name, "client"),
 		dial: m.dial.WithLabelValues(name),
-		good: m.probes.WithLabelValues(name, "good"), bad: m.probes.WithLabelValues(name, "bad"),
+		good: m.probes.WithLabelValues(name, "good"), bad: m.probes.WithLabelValues(name, "bad"), unmade: m.probes.WithLabelValues(name, "unmade"),
 	}
 	for f := range failures {
 		c.failed[f] = m.attempts.WithLabelValues(name, f.String())

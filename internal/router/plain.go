@@ -238,6 +238,9 @@ func (c *plainConn) offer(e *endpoint, a *attempt, send []byte, replayable bool)
 	defer cancel()
 	conn, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", e.address.String())
 	if err != nil {
+		if localFault(err) {
+			return false, failedLocal
+		}
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			return false, failedTimeout
 		}
@@ -245,9 +248,14 @@ func (c *plainConn) offer(e *endpoint, a *attempt, send []byte, replayable bool)
 	}
 	e.pool.cell.meters.dial.Observe(time.Since(begin).Seconds())
 	c.attach(e, conn.(*net.TCPConn))
+	_ = conn.SetWriteDeadline(begin.Add(r.config.Dial.Timeout))
 	if n, err := conn.Write(send); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return n > 0, failedTimeout
+		}
 		return n > 0, failedClosed
 	}
+	_ = conn.SetWriteDeadline(time.Time{})
 	c.up += int64(len(send))
 	if replayable {
 		if why := c.await(e, a, begin); why != failures {

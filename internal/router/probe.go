@@ -29,15 +29,19 @@ func (c *chooser) watch(ctx context.Context, e *endpoint) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			e.pool.cell.meters.good.Inc()
-		} else {
+			c.probed(e, true)
+		case localFault(err):
+			e.pool.cell.meters.unmade.Inc() // It says nothing about the endpoint.
+		default:
 			e.pool.cell.meters.bad.Inc()
 			if !e.down.Load() {
 				c.log.Debug("probe", "cell", e.pool.cell.name, "address", e.address.String(), "error", err)
 			}
+			c.probed(e, false)
 		}
-		c.probed(e, err == nil)
 		timer.Reset(max(c.health.Interval-time.Since(begin), time.Millisecond))
 	}
 }
