@@ -57,9 +57,12 @@ type setup struct {
 func (l *loop) sniff(c *conn) {
 	s := c.setup
 	for c.client.readable {
+		if s.hello == nil {
+			l.beginHello(c)
+		}
 		free := s.hello[len(s.hello):cap(s.hello)]
 		if len(free) == 0 {
-			s.hello = l.grow(s.hello, s.sniffer.limit()+maxSentProxy)
+			l.growHello(s)
 			free = s.hello[len(s.hello):cap(s.hello)]
 			if len(free) == 0 {
 				l.refuse(c, errHelloSize)
@@ -70,6 +73,9 @@ func (l *loop) sniff(c *conn) {
 		switch {
 		case errno == again:
 			c.client.readable = false
+			if len(s.hello) == maxSentProxy {
+				l.dropHello(c) // Who has said nothing yet costs no buffer.
+			}
 			return
 		case errno != 0:
 			l.count(c, errGone)
@@ -85,6 +91,9 @@ func (l *loop) sniff(c *conn) {
 		}
 		s.hello = s.hello[:len(s.hello)+n]
 		host, done, err := s.sniffer.feed(s.hello[maxSentProxy:])
+		if !c.counted && s.sniffer.client.IsValid() && !l.named(c) {
+			err = errSource
+		}
 		if err != nil {
 			l.refuse(c, err)
 			return
@@ -93,29 +102,13 @@ func (l *loop) sniff(c *conn) {
 			l.route(c, host)
 			return
 		}
+		l.makeRoom(c)
 	}
-}
-
-// grow doubles a hello's buffer, up to the limit.
-func (l *loop) grow(hello []byte, limit int) []byte {
-	if cap(hello) >= limit {
-		return hello
-	}
-	larger := append(make([]byte, 0, min(2*cap(hello), limit)), hello...)
-	l.buffers.give(hello)
-	return larger
 }
 
 // route places a connection whose host is known, and makes the first attempt.
 func (l *loop) route(c *conn, host string) {
 	s := c.setup
-	if s.sniffer.client.IsValid() {
-		s.client, s.called = s.sniffer.client, s.sniffer.called
-		if !l.rename(c, source(s.client.Addr())) {
-			l.refuse(c, errSource)
-			return
-		}
-	}
 	if host == "" {
 		if host = l.router.defaultHost(c.port); host == "" {
 			l.refuse(c, errNoServerName)
@@ -128,15 +121,20 @@ func (l *loop) route(c *conn, host string) {
 		l.refuse(c, err)
 		return
 	}
+	l.reading.remove(c)
+	l.settingUp.add(c)
+	c.state = dialing
 	l.prepare(s, c.client.fd)
 	l.dial(c)
 }
 
-// rename counts a connection under the address that a load balancer told.
-func (l *loop) rename(c *conn, real netip.Addr) bool {
-	l.router.limiter.give(c.source)
-	c.counted = l.router.limiter.take(real)
-	c.source = real
+// named is called when the PROXY header of a load balancer has told who the client is. The connection counts as the client's from
+// then on: the load balancer's own would be used up by clients that say nothing more.
+func (l *loop) named(c *conn) bool {
+	s := c.setup
+	s.client, s.called = s.sniffer.client, s.sniffer.called
+	c.source = source(s.client.Addr())
+	c.counted = l.router.limiter.take(c.source)
 	return c.counted
 }
 
@@ -176,8 +174,7 @@ func (l *loop) dial(c *conn) {
 			l.leave(c, failureOf(errno, false))
 			continue
 		}
-		c.state = dialing
-		c.server = side{fd: fd, writable: true}
+		c.state, c.server = dialing, side{fd: fd, writable: true}
 		l.until(c, s.dialed+int64(l.router.config.Dial.Timeout))
 		// On the same machine the connection is there already, and the hello can go at once.
 		if !l.offer(c) {
@@ -313,11 +310,11 @@ func (l *loop) unset(c *conn) {
 	if s == nil {
 		return
 	}
-	c.setup = nil
-	l.settingUp.remove(c)
-	if s.hello != nil {
-		l.buffers.give(s.hello)
+	l.dropHello(c)
+	if c.state != sniffing {
+		l.settingUp.remove(c)
 	}
+	c.setup = nil
 	*s = setup{}
 	l.setups = append(l.setups, s)
 }
@@ -330,7 +327,8 @@ func (l *loop) until(c *conn, deadline int64) {
 
 // answer is called when the endpoint that has the hello sends, or ends.
 func (l *loop) answer(c *conn) {
-	n, errno := sysRead(c.server.fd, l.buffer)
+	buffer := l.room()
+	n, errno := sysRead(c.server.fd, buffer)
 	switch {
 	case errno == again:
 		c.server.readable = false
@@ -339,12 +337,12 @@ func (l *loop) answer(c *conn) {
 		l.retry(c, failedClosed)
 		return
 	}
-	if n < len(l.buffer) {
+	if n < len(buffer) {
 		c.server.readable = c.server.ending
 	}
 	l.router.chooser.answered(c.endpoint, c.setup.attempt.first())
 	l.relay(c)
-	c.server.rest = l.buffer[:n]
+	c.server.rest = buffer[:n]
 	l.move(c)
 }
 
@@ -451,15 +449,20 @@ func (l *loop) due(c *conn) {
 }
 
 // silent is called when an endpoint has not answered the hello for too long. It may only be slow: another one is asked if there is one
-// and the budget allows, else the client waits on.
+// and the budget allows, else the client waits on, but not for ever.
 func (l *loop) silent(c *conn) {
+	last := c.setup.dialed + int64(l.router.config.Limits.IdleTimeout)
+	if l.now >= last {
+		l.router.chooser.failed(c.endpoint, failedSilent)
+		l.refuse(c, errNoEndpoint)
+		return
+	}
 	a := &c.setup.attempt
 	if int(a.replayed) < l.router.config.Dial.Replays && l.router.chooser.other(a, l.random()) && l.router.chooser.mayReplay() {
 		l.retry(c, failedSilent)
 		return
 	}
-	c.deadline = l.now + int64(l.router.config.Limits.IdleTimeout)
-	l.wheel.add(c)
+	l.until(c, last)
 }
 
 // lookAgain is called for a connection in setup when the health of endpoints has changed.

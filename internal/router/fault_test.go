@@ -239,6 +239,24 @@ func TestSlowFleetIsNotAskedTwice(t *testing.T) {
 	})
 }
 
+// TestSilenceEnds has nobody else to ask: the client is told so in the end, instead of being kept for ever.
+func TestSilenceEnds(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		silent := newBackend(t, func(conn net.Conn, _ *proxied) { _, _ = io.Copy(io.Discard, conn) })
+		f := newFleet(t, map[string][]*backend{"a": {silent}})
+		r := startRouter(t, f, engine, func(c *Config) {
+			quiet(c)
+			c.Dial.AnswerTimeout, c.Limits.IdleTimeout = 10*time.Millisecond, 100*time.Millisecond
+		})
+		if got, err := io.ReadAll(r.connect("shop.example")); err != nil || string(got) != "\x15\x03\x03\x00\x02\x02\x50" {
+			t.Errorf("%x %v", got, err)
+		}
+		if silent.count() != 1 {
+			t.Errorf("it was asked %d times", silent.count())
+		}
+	})
+}
+
 // TestUnreachableEndpoint has a full accept queue: no answer to the SYN.
 func TestUnreachableEndpoint(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {

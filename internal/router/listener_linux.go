@@ -97,12 +97,12 @@ func (l *loop) serve(li *listener) {
 	}
 }
 
-// accept takes new connections, a bounded number, so that those that are open have their turn.
-func (l *loop) accept(li *listener) {
+// accept takes new connections, a bounded number, so that those that are open have their turn. It says whether there may be more.
+func (l *loop) accept(li *listener) (more bool) {
 	for range acceptsAtOnce {
 		if l.router.limiter.full() {
 			l.pause()
-			return
+			return false
 		}
 		fd, client, errno := sysAccept(li.fd)
 		switch errno {
@@ -110,19 +110,20 @@ func (l *loop) accept(li *listener) {
 			l.router.meters.accept[li.kind].Inc()
 			l.adopt(fd, li, client)
 		case again:
-			return
+			return false
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
 			l.resumeAt = l.now + pauseMillis*1e6
 			l.pause()
-			return
+			return false
 		default: // A client that left meanwhile, and such.
 		}
 	}
+	return true
 }
 
 // pause stops accepting: connections wait in the kernel.
 func (l *loop) pause() {
-	if l.paused {
+	if l.paused || l.closing { // The numbers of listeners that are closed may be those of connections.
 		return
 	}
 	l.paused = true
@@ -139,6 +140,9 @@ func (l *loop) resume() {
 	}
 }
 
+// lastAccepts bounds how often a listener that closes is asked for what waits: 4096 connections, the usual backlog.
+const lastAccepts = 4096 / acceptsAtOnce
+
 // closeListeners takes what already waits, and stops listening.
 func (l *loop) closeListeners() {
 	if l.closing {
@@ -146,7 +150,8 @@ func (l *loop) closeListeners() {
 	}
 	l.closing = true
 	for _, li := range l.listeners {
-		l.accept(li)
+		for turns := 0; turns < lastAccepts && l.accept(li); turns++ {
+		}
 		sysClose(li.fd)
 	}
 }

@@ -37,7 +37,12 @@ type loop struct {
 	buffer     []byte
 	header     [maxSentProxy]byte
 	setups     []*setup
-	settingUp  setupList
+	reading    setupList // connections that have sent a part of their hello, and
+	settingUp  setupList // those whose host is known
+	hellos     int       // bytes of all hellos
+	mostHellos int
+	kept       int // bytes of the buffers that hold what clients and endpoints do not take
+	mostKept   int
 	scratch    []int
 	seed       rand.PCG
 	epoch      uint64
@@ -74,6 +79,7 @@ func newLoop(r *Router) (*loop, error) {
 		return nil, errors.Join(err, unix.Close(epoll))
 	}
 	l := &loop{router: r, epoll: int32(epoll), waker: int32(waker), offered: make(chan *listener, int(kinds)), events: make([]unix.EpollEvent, 256), buffer: make([]byte, readBytes)}
+	l.mostHellos, l.mostKept = helloMemory/r.config.Loops, keptMemory/r.config.Loops
 	l.seed.Seed(rand.Uint64(), rand.Uint64()) //nolint:gosec // It spreads load, no more.
 	l.now = now()
 	l.wheel.done = l.now / tick
@@ -209,8 +215,10 @@ func (l *loop) changed() {
 
 // adopt makes a connection of a socket.
 func (l *loop) adopt(fd int32, port *listener, client netip.AddrPort) {
-	from := source(client.Addr())
-	if !l.router.limiter.take(from) {
+	client = unmapped(client)
+	// Those behind a load balancer are counted when it has told who they are.
+	from, behind := source(client.Addr()), l.router.behind(port.kind, client.Addr())
+	if !behind && !l.router.limiter.take(from) {
 		l.router.meters.refuse(port.kind, errSource)
 		sysClose(fd)
 		return
@@ -218,15 +226,13 @@ func (l *loop) adopt(fd int32, port *listener, client netip.AddrPort) {
 	l.router.limiter.total.Add(1)
 	l.open++
 	c := l.fresh()
-	c.port, c.source, c.counted, c.last = port.kind, from, true, l.now
+	c.port, c.source, c.counted, c.last = port.kind, from, !behind, l.now
 	c.client = side{fd: fd, readable: true, writable: true}
 	c.server = side{fd: -1}
 	s := l.freshSetup()
-	s.client = unmapped(client)
-	s.sniffer = sniffer{kind: port.kind, behind: l.router.behind(port.kind, s.client.Addr())}
-	s.hello = l.buffers.take(smallBuffer)[:maxSentProxy]
+	s.client = client
+	s.sniffer = sniffer{kind: port.kind, behind: behind}
 	c.setup = s
-	l.settingUp.add(c)
 	l.until(c, l.now+int64(l.router.config.Limits.HelloTimeout))
 	generation := c.generation
 	// Often the hello is there already.
@@ -326,27 +332,4 @@ func (l *loop) free() {
 		}
 	}
 	l.pipes.close()
-}
-
-// setupList has the connections in setup.
-type setupList struct{ first *conn }
-
-func (s *setupList) add(c *conn) {
-	c.nextSetup = s.first
-	if s.first != nil {
-		s.first.previousSetup = c
-	}
-	s.first = c
-}
-
-func (s *setupList) remove(c *conn) {
-	if c.previousSetup != nil {
-		c.previousSetup.nextSetup = c.nextSetup
-	} else if s.first == c {
-		s.first = c.nextSetup
-	}
-	if c.nextSetup != nil {
-		c.nextSetup.previousSetup = c.previousSetup
-	}
-	c.previousSetup, c.nextSetup = nil, nil
 }

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -81,5 +82,57 @@ func TestNoPortIsNoFault(t *testing.T) {
 	}
 	if e.down.Load() {
 		t.Error("it counts as down")
+	}
+}
+
+// TestSlowHellosHaveABound opens connections that begin a hello and do not finish it, until their memory is used up.
+func TestSlowHellosHaveABound(t *testing.T) {
+	f, _ := threeCells(t)
+	r := startRouter(t, f, EngineEpoll, quiet)
+	l, err := newLoop(r.Router) // One that does not run: the test takes its steps.
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.free(); sysClose(l.epoll); sysClose(l.waker) })
+	l.mostHellos = 3 * smallBuffer
+	var peers []int32
+	for i := range 5 {
+		fd, peer := socketPair(t)
+		t.Cleanup(func() { sysClose(peer) })
+		if i > 0 { // The first one says nothing, and costs nothing.
+			_, _ = sysWrite(peer, []byte{recordHandshake, 3})
+		}
+		l.adopt(fd, &listener{kind: kindTLS}, netip.MustParseAddrPort("192.0.2.1:1"))
+		peers = append(peers, peer)
+	}
+	for i, peer := range peers {
+		n, errno := sysRead(peer, make([]byte, 10))
+		if cut := errno == 0 && n == 0; cut != (i == 1) {
+			t.Errorf("connection %d: %d bytes, %v: only the one that began first is to be cut", i, n, errno)
+		}
+	}
+	if l.hellos != 3*smallBuffer {
+		t.Errorf("hellos take %d bytes", l.hellos)
+	}
+	l.free()
+	if l.hellos != 0 || l.reading != (setupList{}) || l.settingUp != (setupList{}) {
+		t.Errorf("%d bytes stay, lists %v %v", l.hellos, l.reading, l.settingUp)
+	}
+}
+
+// TestKeptBytesHaveABound has so much to keep that less is read at a time.
+func TestKeptBytesHaveABound(t *testing.T) {
+	l := &loop{buffer: make([]byte, readBytes), mostKept: readBytes}
+	s := &side{rest: l.room()}
+	if len(s.rest) != readBytes {
+		t.Fatalf("room for %d bytes", len(s.rest))
+	}
+	l.keep(s)
+	if got := len(l.room()); got != smallBuffer {
+		t.Errorf("room for %d bytes when much is kept", got)
+	}
+	l.release(s)
+	if l.kept != 0 || len(l.room()) != readBytes {
+		t.Errorf("%d bytes are kept", l.kept)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type plain struct {
 	router    *Router
 	listeners []net.Listener
 	accepting sync.WaitGroup
+	closing   atomic.Bool // no new connections
 	serving   sync.WaitGroup
 
 	mu     sync.Mutex
@@ -41,6 +43,7 @@ func (p *plain) start() (addresses [kinds]net.Addr, err error) {
 }
 
 func (p *plain) closeListeners() {
+	p.closing.Store(true)
 	for _, l := range p.listeners {
 		l.Close()
 	}
@@ -83,7 +86,7 @@ func (p *plain) accept(k kind, l net.Listener) {
 				m.pauses.Inc()
 			}
 			time.Sleep(50 * time.Millisecond)
-			if p.router.ctx.Err() != nil {
+			if p.closing.Load() {
 				return
 			}
 		}
@@ -98,8 +101,9 @@ func (p *plain) accept(k kind, l net.Listener) {
 		}
 		m.accept[k].Inc()
 		c := &plainConn{p: p, client: conn.(*net.TCPConn)}
-		c.from = source(conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
-		if !limiter.take(c.from) {
+		peer := unmapped(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
+		c.from, c.uncounted = source(peer.Addr()), p.router.behind(k, peer.Addr())
+		if !c.uncounted && !limiter.take(c.from) {
 			m.refuse(k, errSource)
 			conn.Close()
 			continue
@@ -178,6 +182,12 @@ func (c *plainConn) sniff(k kind) ([]byte, *sniffer, string, error) {
 		}
 		b = b[:len(b)+n]
 		host, done, err := s.feed(b)
+		if c.uncounted && s.client.IsValid() { // The PROXY header has just told who it is.
+			c.from = source(s.client.Addr())
+			if c.uncounted = !r.limiter.take(c.from); c.uncounted {
+				return nil, s, "", errSource
+			}
+		}
 		if err != nil {
 			return nil, s, "", err
 		}
@@ -187,12 +197,6 @@ func (c *plainConn) sniff(k kind) ([]byte, *sniffer, string, error) {
 		_ = c.client.SetReadDeadline(time.Time{})
 		if !s.client.IsValid() {
 			s.client, s.called = peer, unmapped(c.client.LocalAddr().(*net.TCPAddr).AddrPort())
-			return b, s, host, nil
-		}
-		r.limiter.give(c.from)
-		c.from = source(s.client.Addr())
-		if c.uncounted = !r.limiter.take(c.from); c.uncounted {
-			return nil, s, "", errSource
 		}
 		return b, s, host, nil
 	}

@@ -114,17 +114,18 @@ func (l *loop) take(from, to *side) (int, syscall.Errno) {
 			return n, errno
 		}
 	}
-	n, errno := sysRead(from.fd, l.buffer)
+	buffer := l.room()
+	n, errno := sysRead(from.fd, buffer)
 	if errno != 0 || n == 0 {
 		return n, errno
 	}
-	if n == len(l.buffer) {
+	if n == len(buffer) {
 		from.full = min(from.full+1, fullReads)
 	} else {
 		from.full = 0
 		from.readable = from.ending // Less than asked for: all was read. What comes next brings a new event.
 	}
-	from.rest = l.buffer[:n]
+	from.rest = buffer[:n]
 	return n, 0
 }
 
@@ -177,10 +178,12 @@ func (l *loop) keep(s *side) {
 	s.buffer = l.buffers.take(len(s.rest))
 	s.rest = append(s.buffer[:0], s.rest...)
 	s.buffer = s.buffer[:0]
+	l.kept += cap(s.buffer)
 }
 
 func (l *loop) release(s *side) {
 	if s.buffer != nil {
+		l.kept -= cap(s.buffer)
 		l.buffers.give(s.buffer)
 	}
 	s.buffer, s.rest = nil, nil

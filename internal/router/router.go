@@ -72,14 +72,11 @@ func New(config *Config, server *admin.Server, source Source) (*Router, error) {
 	}
 	r.chooser.wake = r.engine.wake
 	r.tables = newTables(r)
-	if err := r.tables.start(ctx, source); err != nil {
-		r.engine.end()
-		stop()
-		return nil, err
+	if err = r.tables.start(ctx, source); err == nil {
+		r.Addresses, err = r.engine.start()
 	}
-	if r.Addresses, err = r.engine.start(); err != nil {
-		r.engine.end()
-		stop()
+	if err != nil {
+		r.Close()
 		return nil, err
 	}
 	server.AddCheck("table", func(context.Context) error {
@@ -139,9 +136,9 @@ func (r *Router) Close() {
 	r.engine.closeListeners()
 	r.engine.end()
 	r.stop()
+	r.tables.wait() // A table that comes now would begin new probes.
 	r.chooser.close()
 	r.probes.Wait()
-	r.tables.wait()
 }
 
 func (r *Router) port(k kind) *Port {

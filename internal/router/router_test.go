@@ -223,6 +223,42 @@ func TestBehindLoadBalancer(t *testing.T) {
 	})
 }
 
+// TestLoadBalancerIsNoSource lets one client of a load balancer say nothing: the others are served, each within a limit of its own.
+func TestLoadBalancerIsNoSource(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		f, _ := threeCells(t)
+		r := startRouter(t, f, engine, func(c *Config) {
+			c.TLS.ProxyProtocol = []Network{{netip.MustParsePrefix("127.0.0.0/8")}}
+			c.Limits.PerSource = 1
+			c.Limits.HelloTimeout = time.Hour
+		})
+		say := func(client string, hello []byte) net.Conn {
+			conn, err := net.Dial("tcp", r.address(kindTLS))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			header := appendProxyV2(nil, netip.MustParseAddrPort(client), netip.MustParseAddrPort("192.0.2.1:443"))
+			_, _ = conn.Write(append(header, hello...))
+			return conn
+		}
+		silent, err := net.Dial("tcp", r.address(kindTLS))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		host := f.host("a")
+		hello := hello(t, &tls.Config{ServerName: host, InsecureSkipVerify: true})
+		say("192.0.2.7:1", hello[:9])
+		eventually(t, "both have arrived", func() bool { return r.limiter.total.Load() == 2 })
+		line(t, say("192.0.2.8:1", hello))
+		// A second one of the slow client is one too many, although the first has not finished its hello.
+		say("192.0.2.7:2", hello[:9])
+		eventually(t, "one of two is refused", func() bool { return r.metric("shopset_router_refused_total", `reason="source"`) == 1 })
+	})
+}
+
 func TestProxyHeaderIsWhatTheLibraryReads(t *testing.T) {
 	for _, pair := range [][2]string{{"192.0.2.1:1", "192.0.2.2:443"}, {"[2001:db8::1]:65535", "[2001:db8::2]:8443"}, {"192.0.2.1:1", "[2001:db8::2]:443"}, {"[::ffff:192.0.2.1]:7", "192.0.2.2:443"}} {
 		client, called := netip.MustParseAddrPort(pair[0]), netip.MustParseAddrPort(pair[1])
@@ -378,6 +414,29 @@ func TestShutdownWaitsForConnections(t *testing.T) {
 		conn.Close()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// TestFullRouterEnds shuts down while it waits for room to accept more.
+func TestFullRouterEnds(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		f, _ := threeCells(t)
+		r := startRouter(t, f, engine, func(c *Config) { c.Limits.Connections = 1; c.Loops = 1 })
+		line(t, r.connect(f.host("a")))
+		r.connect(f.host("b"))
+		eventually(t, "a pause", func() bool { return r.metric("shopset_router_accept_pauses_total", "") > 0 })
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { ended <- r.Shutdown(ctx) }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("it does not end")
 		}
 	})
 }
