@@ -163,7 +163,8 @@ func (c *chooser) choose(a *attempt, random uint32) *endpoint {
 		}
 	}
 	at := c.clock()
-	if !a.view.static[a.kind].Load() {
+	// A cell without endpoints is not one that only looks dead: there is nowhere to stay.
+	if !a.view.static[a.kind].Load() || len(*primary.endpoints.Load()) == 0 {
 		for i := 1; i < int(a.cells); i++ {
 			if over := a.pool(i - 1); i > 1 && over.isDown() && c.held(a.first(), over, at) {
 				if !a.held {
@@ -252,6 +253,7 @@ func (a *attempt) has(e *endpoint) bool {
 // other says whether there is yet another endpoint for an attempt that looks well.
 func (c *chooser) other(a *attempt, random uint32) bool {
 	trial := *a
+	trial.held = true // It counts when it is done.
 	e := c.choose(&trial, random)
 	return e != nil && !e.down.Load()
 }

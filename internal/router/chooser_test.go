@@ -118,6 +118,15 @@ func TestTooManyDeadCellsMoveNothing(t *testing.T) {
 	c.expect(host, "c")
 }
 
+// TestCellsWithoutEndpoints are left even when there are so many of them that nothing is moved on looks alone.
+func TestCellsWithoutEndpoints(t *testing.T) {
+	c := newChooserTest(t, 50, map[string]int{"a": 0, "b": 0, "c": 1, "d": 1})
+	c.expect(c.host("a", "c"), "c")
+	c.set("d", true)
+	c.expect(c.host("d", "c"), "d") // Static: it may well be there.
+	c.expect(c.host("a", "c"), "c") // This one is not.
+}
+
 // TestPoisonDoesNotWalk takes down each cell that serves the host shortly after it began to.
 func TestPoisonDoesNotWalk(t *testing.T) {
 	c := newChooserTest(t, 90, map[string]int{"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1})

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shopset/shopset/internal/admin"
+	"github.com/shopset/shopset/internal/placement"
 )
 
 // DefaultConfigPath is where the program looks for its configuration.
@@ -192,6 +193,9 @@ func (c *Config) fill() {
 		if port.Backlog == 0 {
 			port.Backlog = 4096
 		}
+		if host, err := placement.Normalise(port.DefaultHost); err == nil {
+			port.DefaultHost = host // It is placed as a client's would be.
+		}
 	}
 	if c.Loops == 0 {
 		c.Loops = runtime.GOMAXPROCS(0)
@@ -215,7 +219,8 @@ func (c *Config) Problems() []admin.Problem {
 		if port != nil {
 			bad(!isAddress(port.Address), name+".address", wantAddress)
 			bad(port.Backlog < 1 || port.Backlog > 1<<20, name+".backlog", "want 1 to 1048576")
-			bad(checkName([]byte(port.DefaultHost)) != nil, name+".defaultHost", "want a host name")
+			_, err := placement.Normalise(port.DefaultHost)
+			bad(port.DefaultHost != "" && err != nil, name+".defaultHost", "want a host name")
 		}
 	}
 	bad(c.Table.Cache == "" && c.Table.File == "" && c.Table.ConfigMap == "", "table", "no source: want file, configMap or cache")

@@ -263,7 +263,7 @@ func TestUnreachableEndpoint(t *testing.T) {
 		full := fullListener(t)
 		good := newBackend(t, say("b"))
 		f := newFleet(t, map[string][]*backend{"a": {full}, "b": {good}})
-		r := startRouter(t, f, engine, func(c *Config) { quiet(c); c.Dial.Timeout = 50 * time.Millisecond })
+		r := startRouter(t, f, engine, func(c *Config) { quiet(c); c.Dial.Timeout = 250 * time.Millisecond })
 		for range 4 {
 			if cell, _ := r.served(f.host("a")); cell != "b" {
 				t.Fatal(cell)

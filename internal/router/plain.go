@@ -252,7 +252,7 @@ func (c *plainConn) offer(e *endpoint, a *attempt, send []byte, replayable bool)
 	}
 	e.pool.cell.meters.dial.Observe(time.Since(begin).Seconds())
 	c.attach(e, conn.(*net.TCPConn))
-	_ = conn.SetWriteDeadline(begin.Add(r.config.Dial.Timeout))
+	_ = conn.SetWriteDeadline(time.Now().Add(r.config.Dial.Timeout))
 	if n, err := conn.Write(send); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return n > 0, failedTimeout

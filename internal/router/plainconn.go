@@ -107,8 +107,8 @@ func (c *plainConn) copy(to, from *net.TCPConn, early []byte) (total int64) {
 	}
 	idle := c.p.router.config.Limits.IdleTimeout
 	for {
-		// The deadline is far; what moves meanwhile, in either direction, puts it off.
-		_ = from.SetReadDeadline(time.Now().Add(idle))
+		// Each direction looks several times within the idle time, and tells the other by that what it has moved.
+		_ = from.SetReadDeadline(time.Now().Add(idle / idleLooks))
 		n, err := to.ReadFrom(&io.LimitedReader{R: from, N: copyBytes})
 		total += n
 		if n > 0 {
@@ -126,6 +126,9 @@ func (c *plainConn) copy(to, from *net.TCPConn, early []byte) (total int64) {
 		}
 	}
 }
+
+// idleLooks is how often a direction looks within the idle time whether it moved something.
+const idleLooks = 4
 
 // copyBytes is after how many bytes the deadline is put off.
 const copyBytes = 4 << 20

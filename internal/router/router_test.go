@@ -178,7 +178,7 @@ func TestRefusals(t *testing.T) {
 func TestDefaultHost(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
 		f, _ := threeCells(t)
-		r := startRouter(t, f, engine, func(c *Config) { c.TLS.DefaultHost = f.host("b") })
+		r := startRouter(t, f, engine, func(c *Config) { c.TLS.DefaultHost = strings.ToUpper(f.host("b")) + "." })
 		if got, _ := r.served(""); got != "b" {
 			t.Fatalf("served by %s", got)
 		}
@@ -333,6 +333,26 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		line(t, conn)
 		if n, err := conn.Read(make([]byte, 1)); err == nil {
 			t.Fatalf("%d bytes", n)
+		}
+	})
+}
+
+// TestOneWayIsNotIdle lets only the endpoint speak, for longer than the idle time: something moves, so nothing is closed.
+func TestOneWayIsNotIdle(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		const idle = time.Second
+		b := newBackend(t, func(conn net.Conn, _ *proxied) {
+			for end := time.Now().Add(2 * idle); time.Now().Before(end); <-time.After(idle / 50) {
+				if _, err := io.WriteString(conn, "."); err != nil {
+					return
+				}
+			}
+			_, _ = io.WriteString(conn, "end\n")
+		})
+		f := newFleet(t, map[string][]*backend{"a": {b}})
+		r := startRouter(t, f, engine, func(c *Config) { c.Limits.IdleTimeout = idle })
+		if got := line(t, r.connect("shop.example")); !strings.HasSuffix(got, ".end") {
+			t.Error(got)
 		}
 	})
 }

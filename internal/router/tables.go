@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,13 +29,16 @@ type tables struct {
 
 	mu      sync.Mutex
 	unsaved []byte // in use, but not yet in the cache
-	logged  string // the last problem, said once
+	// unsigned was refused because its key is not trusted, which may yet come.
+	unsigned     []byte
+	unsignedFrom string
+	logged       map[string]string // the last problem of each place, said once
 }
 
 // filePoll is how often the files are looked at.
 const filePoll = 200 * time.Millisecond
 
-func newTables(r *Router) *tables { return &tables{router: r} }
+func newTables(r *Router) *tables { return &tables{router: r, logged: map[string]string{}} }
 
 // start reads the cache and the file, and goes on looking. The only error is that of the keys: everything else may come later.
 func (t *tables) start(ctx context.Context, source Source) error {
@@ -79,7 +83,7 @@ func (t *tables) wait() { t.ended.Wait() }
 // readKeys reads the public keys anew; the ones from before stay when that fails.
 func (t *tables) readKeys() error {
 	path := t.router.config.Table.PublicKeys
-	content, err := os.ReadFile(path)
+	content, err := readBounded(path, maxKeysFile)
 	if err != nil {
 		return fmt.Errorf("public keys: %w", err)
 	}
@@ -90,6 +94,9 @@ func (t *tables) readKeys() error {
 	t.keys = keys
 	return nil
 }
+
+// maxKeysFile is more than the keys of any fleet take.
+const maxKeysFile = 64 << 10
 
 // fileState tells whether a file is another one than before.
 type fileState struct {
@@ -118,9 +125,28 @@ func (t *tables) look(seen *fileState) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.unsigned != nil {
+		t.tryAgain()
+	}
 	if t.unsaved != nil {
 		t.save(t.unsaved)
 	}
+}
+
+// tryAgain offers the table that was refused for its key once more when that key has come to be trusted. Without this a change of keys
+// in the wrong order would leave a router with an old table until the next change of the fleet.
+func (t *tables) tryAgain() {
+	if err := t.readKeys(); err != nil {
+		t.problemLocked(t.router.config.Table.PublicKeys, err)
+	} else if t.trusts(t.unsigned) {
+		t.offerLocked(t.unsignedFrom, t.unsigned)
+	}
+}
+
+// trusts says whether the key that a table names is one of the trusted ones.
+func (t *tables) trusts(envelope []byte) bool {
+	id := routetable.SignedBy(envelope)
+	return slices.ContainsFunc(t.keys, func(key ed25519.PublicKey) bool { return routetable.KeyID(key) == id })
 }
 
 // freshFile is the age up to which a file is not trusted to show its changes.
@@ -159,10 +185,20 @@ func (t *tables) offer(from string, envelope []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.readKeys(); err != nil {
-		t.problemLocked(from, err)
+		t.problemLocked(t.router.config.Table.PublicKeys, err)
+	} else {
+		delete(t.logged, t.router.config.Table.PublicKeys)
 	}
+	t.offerLocked(from, envelope)
+}
+
+func (t *tables) offerLocked(from string, envelope []byte) {
+	t.unsigned = nil
 	table, err := routetable.Open(envelope, t.keys)
 	if err != nil {
+		if errors.Is(err, routetable.ErrSignature) && !t.trusts(envelope) {
+			t.unsigned, t.unsignedFrom = envelope, from
+		}
 		t.count("refused")
 		t.problemLocked(from, err)
 		return
@@ -184,7 +220,7 @@ func (t *tables) offer(from string, envelope []byte) {
 		return
 	}
 	t.count("used")
-	t.logged = ""
+	delete(t.logged, from)
 	t.router.log.Info("table", "from", from, "epoch", table.Epoch, "version", table.Version, "cells", len(table.Cells))
 	t.save(envelope)
 }
@@ -199,6 +235,7 @@ func (t *tables) save(envelope []byte) {
 	switch {
 	case err == nil:
 		t.unsaved = nil
+		delete(t.logged, path)
 		t.count("kept")
 	case errors.Is(err, routetable.ErrOlder):
 		t.unsaved = nil
@@ -221,10 +258,9 @@ func (t *tables) problem(from string, err error) {
 
 // problemLocked says what is wrong with a table, once as long as it stays the same.
 func (t *tables) problemLocked(from string, err error) {
-	text := from + ": " + err.Error()
-	if text == t.logged {
+	if t.logged[from] == err.Error() {
 		return
 	}
-	t.logged = text
+	t.logged[from] = err.Error()
 	t.router.log.Error("routing table is not used or not kept; the last good one stays", "from", from, "error", err)
 }
