@@ -174,6 +174,7 @@ func TestHungProcess(t *testing.T) {
 		f := newFleet(t, map[string][]*backend{"a": {hung}, "b": {good}})
 		r := startRouter(t, f, engine, func(c *Config) {
 			c.Dial.AnswerTimeout = time.Hour // The probes alone shall find it.
+			c.Health.Timeout = 250 * time.Millisecond
 			c.Failover.SlowStart = 50 * time.Millisecond
 		})
 		host := f.host("a")

@@ -246,6 +246,8 @@ func startRouter(t *testing.T, f *fleet, engine string, change func(*Config)) *t
 	config.Engine, config.Loops = engine, 2
 	config.Shutdown = Shutdown{Delay: time.Millisecond, Grace: 10 * time.Second}
 	config.Health.Interval = 50 * time.Millisecond
+	// On a machine that is busy with other things an endpoint may be slow: only tests of that shall notice.
+	config.Health.Timeout, config.Dial.Timeout, config.Dial.AnswerTimeout = patience, patience, patience
 	if change != nil {
 		change(config)
 	}
