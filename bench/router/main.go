@@ -51,19 +51,33 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&s.duration, "duration", 3*time.Second, "how long each measurement takes")
 	flag.IntVar(&s.rounds, "rounds", 5, "how many turns; medians count")
 	flag.StringVar(&s.only, "only", "direct,haproxy,nginx,ours,plain", "these contenders alone, with commas")
-	flag.StringVar(&s.cases, "cases", "bulk,conns,small,latency,idle", "these cases alone, with commas")
+	flag.StringVar(&s.cases, "cases", "table,placement,bulk,conns,small,latency,idle", "these cases alone, with commas")
 	flag.BoolVar(&s.haproxySplice, "haproxy-splice", true, "let HAProxy splice, which is faster for it")
 	flag.StringVar(&s.nginxBuffer, "nginx-buffer", "64k", "size of nginx' buffers")
 	flag.IntVar(&s.idle, "idle", idleDefault(), "idle connections of the case idle; by default 10000, or what the limit of file descriptors allows")
 	flag.StringVar(&s.profile, "profile", "", "begin of the names of files for CPU profiles of ours")
 	flag.Parse()
+	wanted := strings.Split(s.cases, ",")
+	if slices.Contains(wanted, "table") {
+		if err := measureTable(s.rounds); err != nil {
+			return fmt.Errorf("table: %w", err)
+		}
+	}
+	if slices.Contains(wanted, "placement") {
+		if err := measurePlacement(s.rounds); err != nil {
+			return fmt.Errorf("placement: %w", err)
+		}
+	}
+	if !slices.ContainsFunc(cases, func(c benchCase) bool { return slices.Contains(wanted, c.name) }) {
+		return nil
+	}
 	w, err := newWorld(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer w.close()
 	for _, c := range cases {
-		if !slices.Contains(strings.Split(s.cases, ","), c.name) {
+		if !slices.Contains(wanted, c.name) {
 			continue
 		}
 		if err := w.turns(ctx, c); err != nil {
