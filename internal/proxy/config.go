@@ -50,6 +50,8 @@ type Config struct {
 	Maintenance Maintenance `yaml:"maintenance"`
 	// Limits bound what one client may cost.
 	Limits Limits `yaml:"limits"`
+	// Startup says when the program is ready.
+	Startup Startup `yaml:"startup"`
 	// Shutdown says how the program ends.
 	Shutdown Shutdown `yaml:"shutdown"`
 	// AccessLog writes one JSON line for each request to standard output. Default true.
@@ -151,6 +153,7 @@ func DefaultConfig() *Config {
 			ConnectionAge: 5 * time.Minute, Streams: 250,
 			UpgradedIdleTimeout: 5 * time.Minute, UpgradedAge: time.Hour,
 		},
+		Startup:  Startup{Wait: 15 * time.Second},
 		Shutdown: Shutdown{Delay: 5 * time.Second, Grace: 25 * time.Second},
 	}
 }
@@ -265,6 +268,9 @@ func (c *Config) Problems() []admin.Problem {
 	p.positive("limits.upgradedAge", c.Limits.UpgradedAge)
 	if c.Limits.Streams < 1 {
 		p.add("limits.streams", "want at least 1")
+	}
+	if c.Startup.Wait < 0 {
+		p.add("startup.wait", "want a time of 0s or more")
 	}
 	p.positive("shutdown.grace", c.Shutdown.Grace)
 	if c.Shutdown.Delay < 0 || c.Shutdown.Delay >= c.Shutdown.Grace {

@@ -34,6 +34,7 @@ type Proxy struct {
 	current     atomic.Pointer[pipeline]
 	reloading   sync.Mutex
 	closers     []func()
+	greeting    greeting
 	follow      func() // looks at the configuration file; nil for nobody
 
 	// ctx ends with the proxy, and everything that runs beside it.
@@ -69,7 +70,7 @@ func Check(config *Config) error {
 // New opens the ports and readies all that serves them; Serve starts. Metrics, checks and pages go
 // to the admin server, access log lines to log.
 func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, error) {
-	p := &Proxy{config: config, logins: newLogins()}
+	p := &Proxy{config: config, logins: newLogins(), greeting: greeting{until: time.Now().Add(config.Startup.Wait)}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.metrics = newMetrics(adminServer.Registry(), &p.connections, config.TopShops)
 	p.externals = newExternals(p.metrics)
@@ -81,6 +82,7 @@ func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, erro
 		p.closeAll()
 		return nil, err
 	}
+	adminServer.AddCheck("upstreams", func(context.Context) error { return p.greeting.check(p.current.Load()) })
 	adminServer.Handle("GET /connections", &p.connections)
 	adminServer.Handle("GET /debug/routes", p.explainPage())
 	return p, nil
