@@ -245,6 +245,13 @@ type Health struct {
 	// +kubebuilder:validation:Pattern=`^/`
 	// +optional
 	ReadyPath string `json:"readyPath,omitempty"`
+	// ServingPath, of the edge, answers 200 while the whole cell serves: what routers in front of several cells ask. Kubernetes
+	// does not, so that what still works goes on when there is no other cell. ReadyPath when empty.
+	//
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:Pattern=`^/`
+	// +optional
+	ServingPath string `json:"servingPath,omitempty"`
 	// Port is a number, the name of a port, or "admin".
 	//
 	// +kubebuilder:validation:MaxLength=15

@@ -63,7 +63,7 @@ func NewWithRegistry(registry Registry) *Server {
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
-	s.mux.HandleFunc("GET /readyz", s.ready)
+	s.mux.HandleFunc("GET /readyz", s.ServeReady)
 	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
 	// What is slow in production is found in production. The command line is left out, as it may name secrets.
 	s.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -91,7 +91,8 @@ func (s *Server) Stop() { s.stopping.Store(true) }
 // ServeHTTP makes the Server usable in an http.Server and in tests.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
+// ServeReady answers as /readyz does.
+func (s *Server) ServeReady(w http.ResponseWriter, r *http.Request) {
 	if s.stopping.Load() {
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
 		return

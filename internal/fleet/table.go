@@ -228,12 +228,16 @@ func probeOf(fleet *v1alpha1.Fleet, ss *v1alpha1.ShopSet) *routetable.Probe {
 		spec = &ss.Spec
 	}
 	edge := edgeOf(spec)
-	if edge == nil || edge.Health == nil || edge.Health.Path == "" && edge.Health.ReadyPath == "" {
+	if edge == nil || edge.Health == nil {
+		return nil
+	}
+	path := cmp.Or(edge.Health.ServingPath, edge.Health.ReadyPath, edge.Health.Path)
+	if path == "" {
 		return nil
 	}
 	port := cell.PortNumber(edge, edge.Health.Port)
 	if port < 1 || port > 65535 {
 		return nil
 	}
-	return &routetable.Probe{Port: uint16(port), Path: cmp.Or(edge.Health.ReadyPath, edge.Health.Path)}
+	return &routetable.Probe{Port: uint16(port), Path: path}
 }

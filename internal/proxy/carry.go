@@ -16,7 +16,7 @@ func (p *Proxy) use(next *pipeline) {
 			if u.stop == nil {
 				ctx, cancel := context.WithCancel(p.ctx)
 				u.stop = cancel
-				p.beside.Go(func() { u.run(ctx) })
+				p.beside.Go(func() { u.run(ctx, p.greeting.until) })
 			}
 		}
 	}

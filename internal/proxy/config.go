@@ -50,6 +50,10 @@ type Config struct {
 	Maintenance Maintenance `yaml:"maintenance"`
 	// Limits bound what one client may cost.
 	Limits Limits `yaml:"limits"`
+	// Serving says when a cell no longer serves, which routers are told.
+	Serving Serving `yaml:"serving"`
+	// Startup says when the program is ready.
+	Startup Startup `yaml:"startup"`
 	// Shutdown says how the program ends.
 	Shutdown Shutdown `yaml:"shutdown"`
 	// AccessLog writes one JSON line for each request to standard output. Default true.
@@ -151,6 +155,8 @@ func DefaultConfig() *Config {
 			ConnectionAge: 5 * time.Minute, Streams: 250,
 			UpgradedIdleTimeout: 5 * time.Minute, UpgradedAge: time.Hour,
 		},
+		Serving:  Serving{Share: 50, Shops: 3, Window: 5 * time.Second, Hold: 10 * time.Second},
+		Startup:  Startup{Wait: 15 * time.Second},
 		Shutdown: Shutdown{Delay: 5 * time.Second, Grace: 25 * time.Second},
 	}
 }
@@ -265,6 +271,10 @@ func (c *Config) Problems() []admin.Problem {
 	p.positive("limits.upgradedAge", c.Limits.UpgradedAge)
 	if c.Limits.Streams < 1 {
 		p.add("limits.streams", "want at least 1")
+	}
+	c.Serving.problems(&p)
+	if c.Startup.Wait < 0 {
+		p.add("startup.wait", "want a time of 0s or more")
 	}
 	p.positive("shutdown.grace", c.Shutdown.Grace)
 	if c.Shutdown.Delay < 0 || c.Shutdown.Delay >= c.Shutdown.Grace {

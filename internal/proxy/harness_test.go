@@ -75,7 +75,7 @@ func start(t *testing.T, more string) *edge {
 		more += "\nhttp: {address: \"127.0.0.1:0\", mode: serve}\n"
 	}
 	config := DefaultConfig()
-	config.Shutdown.Delay = 0
+	config.Shutdown.Delay, config.Startup.Wait = 0, 0
 	text := fmt.Sprintf("https: {address: \"127.0.0.1:0\", certificate: %q, key: %q, reload: 5ms}\n%s\n", e.certFile, e.keyFile, more)
 	if err := admin.ParseConfig("test.yaml", []byte(text), config); err != nil {
 		t.Fatal(err)

@@ -114,7 +114,7 @@ func TestActiveHealth(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); u.run(t.Context()) }()
+	go func() { defer close(done); u.run(t.Context(), time.Time{}) }()
 	t.Cleanup(func() { <-done })
 	endpoint := (*u.endpoints.Load())[0]
 	sick.Store(true)

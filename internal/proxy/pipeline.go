@@ -32,6 +32,7 @@ type pipeline struct {
 	metrics          *metrics
 	accessLog        *accessLog // nil when nothing is to be logged
 	draining         func() bool
+	serving          *serving
 	// bodyLimit is the most that any role takes.
 	bodyLimit int64
 	redis     *sharedRedis // nil without
@@ -75,7 +76,7 @@ func (p *pipeline) accept(w http.ResponseWriter, r *http.Request) *exchange {
 
 // leaving says whether the connection ends with this exchange.
 func (p *pipeline) leaving(e *exchange) bool {
-	return p.draining() || (e.conn != nil && e.start.Sub(e.conn.since) > p.limits.ConnectionAge)
+	return p.draining() || e.conn != nil && (e.start.Sub(e.conn.since) > p.limits.ConnectionAge || p.serving.leaves(e.conn.since))
 }
 
 var errAmbiguous = errors.New("the request could be taken for another one in HTTP/1.1")
@@ -175,6 +176,9 @@ func (p *pipeline) finish(e *exchange) {
 	}
 	elapsed := time.Since(e.start)
 	p.metrics.observe(e, elapsed)
+	if e.role != nil && p.roles[e.role.name] == e.role && e.status != statusClientGone {
+		p.serving.note(e.host, e.failing())
+	}
 	if p.accessLog != nil && p.logged(e) {
 		p.accessLog.write(e, elapsed)
 	}

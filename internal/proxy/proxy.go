@@ -34,6 +34,8 @@ type Proxy struct {
 	current     atomic.Pointer[pipeline]
 	reloading   sync.Mutex
 	closers     []func()
+	greeting    greeting
+	serving     *serving
 	follow      func() // looks at the configuration file; nil for nobody
 
 	// ctx ends with the proxy, and everything that runs beside it.
@@ -69,7 +71,8 @@ func Check(config *Config) error {
 // New opens the ports and readies all that serves them; Serve starts. Metrics, checks and pages go
 // to the admin server, access log lines to log.
 func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, error) {
-	p := &Proxy{config: config, logins: newLogins()}
+	p := &Proxy{config: config, logins: newLogins(), greeting: greeting{until: time.Now().Add(config.Startup.Wait)}}
+	p.serving = newServing(config.Serving, time.Now)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.metrics = newMetrics(adminServer.Registry(), &p.connections, config.TopShops)
 	p.externals = newExternals(p.metrics)
@@ -81,6 +84,9 @@ func New(config *Config, adminServer *admin.Server, log io.Writer) (*Proxy, erro
 		p.closeAll()
 		return nil, err
 	}
+	adminServer.AddCheck("upstreams", func(context.Context) error { return p.greeting.check(p.current.Load()) })
+	adminServer.Registry().MustRegister(p.serving.metric())
+	adminServer.Handle("GET /serving", p.serving.page(adminServer))
 	adminServer.Handle("GET /connections", &p.connections)
 	adminServer.Handle("GET /debug/routes", p.explainPage())
 	return p, nil
@@ -186,7 +192,7 @@ func (p *Proxy) newPipeline(config *Config) (*pipeline, error) {
 		config: config, limits: &config.Limits, trusted: config.TrustedProxies, domains: p.domains, roles: map[string]*role{},
 		refuseWithout: config.Certificates != nil && config.Certificates.WithoutRecord == HostsRefuse,
 		refuseUnknown: config.Certificates != nil && config.Certificates.UnknownHosts == HostsRefuse,
-		tunnels:       &p.tunnels, buffers: newBufferPool(), metrics: p.metrics, draining: p.draining.Load, accessLog: p.accessLog,
+		tunnels:       &p.tunnels, buffers: newBufferPool(), metrics: p.metrics, draining: p.draining.Load, serving: p.serving, accessLog: p.accessLog,
 		externals: p.externals, bodyLimit: int64(config.Limits.BodyBytes),
 	}
 	var problems []error

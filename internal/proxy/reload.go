@@ -34,6 +34,7 @@ func outside(a, b *Config) (names []string) {
 		"https":                !reflect.DeepEqual(a.HTTPS, b.HTTPS),
 		"http":                 !reflect.DeepEqual(a.HTTP, b.HTTP),
 		"certificates":         !reflect.DeepEqual(a.Certificates, b.Certificates),
+		"serving":              a.Serving != b.Serving,
 		"shutdown":             a.Shutdown != b.Shutdown,
 		"accessLog":            a.AccessLog != b.AccessLog,
 		"topShops":             a.TopShops != b.TopShops,

@@ -159,6 +159,9 @@ func (r *role) once(e *exchange, request *http.Request, u *upstream, target *end
 	e.interims.close()
 	if e.blameless() {
 		u.judge(target, err != nil || response.StatusCode >= 502 && response.StatusCode <= 504)
+		if refused(err) {
+			u.lookAgain()
+		}
 	}
 	e.endpoint = target.address
 	return response, err
@@ -230,14 +233,19 @@ func repeatable(e *exchange, request *http.Request, err error) bool {
 	if e.request.Context().Err() != nil {
 		return false
 	}
-	var operation *net.OpError
-	if errors.As(err, &operation) && operation.Op == "dial" {
+	if refused(err) {
 		return request.Body == nil || !e.body.started()
 	}
 	if request.Body != nil || isTimeout(err) {
 		return false
 	}
 	return safe(request.Method)
+}
+
+// refused says that no connection came about, so that nothing was sent.
+func refused(err error) bool {
+	var operation *net.OpError
+	return errors.As(err, &operation) && operation.Op == "dial"
 }
 
 // safe says whether a method changes nothing (RFC 9110, 9.2.1).

@@ -39,6 +39,8 @@ type upstream struct {
 	direct    *direct // nil where http.Transport does everything
 	endpoints atomic.Pointer[[]*endpoint]
 	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
+	reached   atomic.Bool   // once took a connection
+	again     chan struct{} // has the name looked up before its time
 }
 
 // upstreamSettings are those of a role that are for its upstreams.
@@ -72,6 +74,7 @@ func newUpstream(role *Role, config Upstream, local bool) (*upstream, error) {
 	}
 	u := &upstream{name: base.Host, base: base, weight: *config.Weight, config: config, health: role.Health,
 		settings: upstreamSettings{role.ConnectTimeout, role.Timeout, role.StallTimeout, role.IdleTimeout, role.IdleConnections, role.Health},
+		again:    make(chan struct{}, 1),
 		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}}
@@ -169,13 +172,15 @@ func (u *upstream) close() {
 	}
 }
 
-// run looks the name up and checks the endpoints until the context ends.
-func (u *upstream) run(ctx context.Context) {
+// run looks the name up and checks the endpoints until the context ends. Until greeted it tries to reach one.
+func (u *upstream) run(ctx context.Context, greeted time.Time) {
 	_, err := netip.ParseAddr(u.base.Hostname())
 	names := err != nil
 	resolve, check := time.NewTicker(u.config.Resolve), time.NewTicker(u.health.Interval)
 	defer resolve.Stop()
 	defer check.Stop()
+	var looked time.Time
+	u.greet(ctx, greeted, names)
 	if names {
 		u.resolve(ctx)
 	}
@@ -183,9 +188,15 @@ func (u *upstream) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-u.again:
+			if names && time.Since(looked) > greetPause {
+				u.resolve(ctx)
+				looked = time.Now()
+			}
 		case <-resolve.C:
 			if names {
 				u.resolve(ctx)
+				looked = time.Now()
 			}
 		case <-check.C:
 			if u.direct != nil {
@@ -233,6 +244,14 @@ func (u *upstream) resolve(ctx context.Context) {
 	slices.SortFunc(next, func(a, b *endpoint) int { return strings.Compare(a.address, b.address) })
 	if !slices.Equal(next, have) {
 		u.endpoints.Store(&next)
+	}
+}
+
+// lookAgain has the name looked up soon: an address that takes no connection may be that of a Service or Pod that is gone.
+func (u *upstream) lookAgain() {
+	select {
+	case u.again <- struct{}{}:
+	default: // It is asked for already.
 	}
 }
 

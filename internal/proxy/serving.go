@@ -1,0 +1,230 @@
+package proxy
+
+import (
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"math/bits"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shopset/shopset/internal/admin"
+)
+
+// Serving says when a cell no longer serves: when most requests of most shops end with an error of the server, in spite of all
+// fallbacks. /serving at the admin port tells routers, who then take the shops elsewhere. It is not readiness: with nobody
+// in front who has another cell, what still works must be served.
+type Serving struct {
+	// Share of the requests, and of the shops, in percent that must fail. 0 turns it off. Default 50.
+	Share int `yaml:"share"`
+	// Shops is how many shops must fail at least: one that is broken by itself would be so in any cell. Default 3.
+	Shops int `yaml:"shops"`
+	// Window is how long back is looked at. Default 5s.
+	Window time.Duration `yaml:"window"`
+	// Hold is how long a cell is said not to serve. It doubles up to 16 times that when it fails again soon after. Default 10s.
+	Hold time.Duration `yaml:"hold"`
+}
+
+func (s *Serving) problems(p *problems) {
+	p.percent("serving.share", s.Share)
+	if s.Shops < 1 || s.Shops > 1000 {
+		p.add("serving.shops", "want 1 to 1000")
+	}
+	p.positive("serving.window", s.Window)
+	p.positive("serving.hold", s.Hold)
+}
+
+// maxHolds is how many times Hold a cell is said not to serve at most.
+const maxHolds = 16
+
+// serving judges by what clients got. The path of a request that went well has no lock.
+type serving struct {
+	config Serving
+	seed   maphash.Seed
+	now    func() time.Time
+	// tally is of the present half of the window.
+	tally atomic.Pointer[tally]
+
+	// failed is when it began not to serve (Unix nanoseconds), 0 when it serves; asked is that somebody was told so.
+	failed atomic.Int64
+	asked  atomic.Bool
+
+	mu     sync.Mutex
+	until  time.Time // of not serving
+	holds  int       // the last time
+	reason string
+}
+
+// tally counts half a window. Shops are bits by their hash: two that share one count as one, of 4096.
+type tally struct {
+	before            *tally // the half before; its own before is dropped
+	began             time.Time
+	requests, failed  atomic.Int64
+	shops, failedShop [64]atomic.Uint64
+}
+
+func newServing(config Serving, now func() time.Time) *serving {
+	s := &serving{config: config, seed: maphash.MakeSeed(), now: now}
+	s.tally.Store(&tally{began: now()})
+	return s
+}
+
+// note counts an answer of a role of the cell to a shop's client.
+func (s *serving) note(host string, failed bool) {
+	if s.config.Share == 0 || s.failed.Load() != 0 && !s.recovered() {
+		return
+	}
+	t := s.current()
+	sum := maphash.String(s.seed, host)
+	word, bit := sum>>6&63, uint64(1)<<(sum&63)
+	t.requests.Add(1)
+	if t.shops[word].Load()&bit == 0 {
+		t.shops[word].Or(bit)
+	}
+	if !failed {
+		return
+	}
+	t.failed.Add(1)
+	t.failedShop[word].Or(bit)
+	s.judge(t)
+}
+
+// current is the tally of the present half; whoever finds it over begins the next.
+func (s *serving) current() *tally {
+	t := s.tally.Load()
+	if s.now().Sub(t.began) < s.config.Window/2 {
+		return t
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t = s.tally.Load()
+	now := s.now()
+	age := now.Sub(t.began)
+	if age < s.config.Window/2 {
+		return t // Somebody else began it.
+	}
+	next := &tally{began: now}
+	if age < s.config.Window {
+		t.before, next.before = nil, t
+	}
+	s.tally.Store(next)
+	return next
+}
+
+// judge says whether the cell serves, after a failure.
+func (s *serving) judge(t *tally) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed.Load() != 0 || s.tally.Load() != t {
+		return
+	}
+	halves := []*tally{t}
+	if t.before != nil {
+		halves = append(halves, t.before)
+	}
+	var requests, failed int64
+	var shops, failedShops int
+	for _, half := range halves {
+		requests += half.requests.Load()
+		failed += half.failed.Load()
+	}
+	for i := range t.shops {
+		var all, bad uint64
+		for _, half := range halves {
+			all |= half.shops[i].Load()
+			bad |= half.failedShop[i].Load()
+		}
+		shops += bits.OnesCount64(all)
+		failedShops += bits.OnesCount64(bad)
+	}
+	share := int64(s.config.Share)
+	if failedShops < s.config.Shops || failed*100 < share*requests || int64(failedShops)*100 < share*int64(shops) {
+		return
+	}
+	now := s.now()
+	if now.Sub(s.until) < time.Duration(s.holds)*s.config.Hold { // Not so at first, when holds is 0.
+		s.holds = min(2*s.holds, maxHolds)
+	} else {
+		s.holds = 1
+	}
+	hold := time.Duration(s.holds) * s.config.Hold
+	s.until = now.Add(hold)
+	s.reason = fmt.Sprintf("%d of %d requests in %s failed, of %d of %d shops", failed, requests, s.config.Window, failedShops, shops)
+	s.asked.Store(false)
+	s.failed.Store(now.UnixNano())
+	slog.Warn("the cell does not serve; routers that ask for it go elsewhere", "because", s.reason, "for", hold)
+}
+
+// recovered ends not serving when its time is over.
+func (s *serving) recovered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed.Load() == 0 {
+		return true
+	}
+	if s.now().Before(s.until) {
+		return false
+	}
+	s.tally.Store(&tally{began: s.now()})
+	s.failed.Store(0)
+	slog.Info("the cell is tried again")
+	return true
+}
+
+// problem says why the cell does not serve, and empty that it does. Who asks is taken for a router.
+func (s *serving) problem() string {
+	if s.failed.Load() == 0 || s.recovered() {
+		return ""
+	}
+	s.asked.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason
+}
+
+// leaves says whether a connection should end, so that its client comes back by way of a router that knows. It is told to those
+// alone that were there before: who comes in spite of it came because it is nowhere better.
+func (s *serving) leaves(since time.Time) bool {
+	failed := s.failed.Load()
+	return failed != 0 && s.asked.Load() && since.UnixNano() < failed
+}
+
+// page is GET /serving: 200 while the cell serves and the program is ready.
+func (s *serving) page(server *admin.Server) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if problem := s.problem(); problem != "" {
+			http.Error(w, problem, http.StatusServiceUnavailable)
+			return
+		}
+		server.ServeReady(w, r)
+	})
+}
+
+// metric is 1 while the cell serves.
+func (s *serving) metric() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "shopset_proxy_serving",
+		Help: "1 while the cell serves, 0 while most requests of most shops fail (see " + strconv.Quote("serving") + ").",
+	}, func() float64 {
+		if s.failed.Load() != 0 && !s.recovered() {
+			return 0
+		}
+		return 1
+	})
+}
+
+// failing says whether an exchange counts against the cell.
+func (e *exchange) failing() bool {
+	switch {
+	case e.status == http.StatusNotImplemented || e.status == http.StatusHTTPVersionNotSupported:
+		return false
+	case e.status >= 500:
+		return true
+	}
+	return e.failure != "" && e.fallback == "" && e.status != statusClientGone
+}
