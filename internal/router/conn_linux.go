@@ -164,7 +164,7 @@ func (l *loop) dial(c *conn) {
 			return
 		}
 		c.endpoint, s.dialed = e, l.clock()
-		e.open.Add(1)
+		e.count(1)
 		fd, errno := sysConnect(e.address)
 		if errno != 0 {
 			if errno == syscall.EMFILE || errno == syscall.ENFILE {
@@ -253,13 +253,13 @@ func (l *loop) leave(c *conn, why failure) {
 // hangUp closes the connection to the endpoint.
 func (l *loop) hangUp(c *conn) {
 	if c.server.fd >= 0 {
-		if c.state == waiting {
+		if c.toCell > 0 && c.state != relaying {
 			sysReset(c.server.fd) // It shall not do work for nobody.
 		}
 		sysClose(c.server.fd)
 	}
 	if c.endpoint != nil {
-		c.endpoint.open.Add(-1)
+		c.endpoint.count(-1)
 	}
 	c.endpoint, c.toCell = nil, 0
 	c.server = side{fd: -1}

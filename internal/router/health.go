@@ -33,6 +33,12 @@ type endpoint struct {
 	gone context.CancelFunc
 }
 
+// count counts connections that begin (1) or end (-1).
+func (e *endpoint) count(n int64) {
+	e.open.Add(n)
+	e.pool.cell.open.Add(n)
+}
+
 // pool is what a cell has for one port: TLS or not. It is down when none of its endpoints is up, or when it has none.
 type pool struct {
 	cell      *cell
@@ -52,6 +58,8 @@ type cell struct {
 	removed bool // no table has it any more
 	pools   [kinds]*pool
 	meters  cellMeters
+	// open are the connections to all endpoints that it has or had: those of a Pod that ends are no longer in the table.
+	open atomic.Int64
 	// leaving is when connections to it are to be cut, because it is drained or gone; 0 is never.
 	leaving atomic.Int64
 	// moves tell where hosts of this cell went while it was down, by the cell that got them. Guarded by the chooser.

@@ -39,7 +39,7 @@ func TestPartOfARequestIsNotRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.endpoint = r.chooser.next(&s.attempt, 0)
-	c.endpoint.open.Add(1)
+	c.endpoint.count(1)
 	c.state, c.server = dialing, side{fd: server, writable: true, armed: true}
 	if !l.offer(c) || c.toCell == 0 || c.state != dialing {
 		t.Fatalf("%d bytes were taken, state %d: want a part", c.toCell, c.state)

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -166,8 +167,9 @@ func (cc *cellCollector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	ch <- prometheus.MustNewConstMetric(cc.table, prometheus.GaugeValue, 1, v.table.Fleet)
+	open := map[string]int64{}
 	for _, ce := range v.cells {
-		open := int64(0)
+		open[ce.name] = ce.open.Load()
 		for k := range kinds {
 			up, all := 0, 0
 			for _, e := range *ce.pools[k].endpoints.Load() {
@@ -175,11 +177,20 @@ func (cc *cellCollector) Collect(ch chan<- prometheus.Metric) {
 				if !e.down.Load() {
 					up++
 				}
-				open += e.open.Load()
 			}
 			ch <- prometheus.MustNewConstMetric(cc.endpoints, prometheus.GaugeValue, float64(up), ce.name, k.String(), "up")
 			ch <- prometheus.MustNewConstMetric(cc.endpoints, prometheus.GaugeValue, float64(all-up), ce.name, k.String(), "down")
 		}
-		ch <- prometheus.MustNewConstMetric(cc.opened, prometheus.GaugeValue, float64(open), ce.name)
+	}
+	// Cells that no table has any more are not forgotten as long as somebody is connected to them.
+	if leaving := cc.c.leaving.Load(); leaving != nil {
+		for _, ce := range *leaving {
+			if n := ce.open.Load(); n > 0 && !slices.Contains(v.cells, ce) {
+				open[ce.name] += n
+			}
+		}
+	}
+	for name, n := range open {
+		ch <- prometheus.MustNewConstMetric(cc.opened, prometheus.GaugeValue, float64(n), name)
 	}
 }

@@ -30,7 +30,7 @@ type plainConn struct {
 func (c *plainConn) counted() bool { return !c.uncounted }
 
 func (c *plainConn) attach(e *endpoint, server *net.TCPConn) {
-	e.open.Add(1)
+	e.count(1)
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.mu.Lock()
@@ -50,7 +50,7 @@ func (c *plainConn) drop(e *endpoint) {
 		_ = c.server.SetLinger(0)
 		c.server.Close()
 		c.server, c.endpoint, c.up = nil, nil, 0
-		e.open.Add(-1)
+		e.count(-1)
 	}
 }
 
@@ -92,7 +92,7 @@ func (c *plainConn) relay(a *attempt) {
 	c.close(false)
 	m.toCell.Add(float64(c.up))
 	m.toClient.Add(float64(c.down))
-	e.open.Add(-1)
+	e.count(-1)
 }
 
 // copy moves one direction and passes its end on. The kernel moves the bytes (splice).

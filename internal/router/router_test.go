@@ -385,6 +385,30 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// TestConnectionsToWhatIsGone counts them as long as there are any: by that people see when a cell may be deleted.
+func TestConnectionsToWhatIsGone(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		f, backends := threeCells(t)
+		r := startRouter(t, f, engine, nil)
+		conn := r.connect(f.host("a"))
+		line(t, conn)
+		f.cell("a").Endpoints.HTTPS = []netip.AddrPort{backends["b"].address} // The Pod ends, and another one comes.
+		f.publish()
+		eventually(t, "version 2", func() bool { return r.metric("shopset_router_table_version", "") == 2 })
+		if got := r.metric("shopset_router_connections", `cell="a"`); got != 1 {
+			t.Errorf("%v connections after the Pod has left the table", got)
+		}
+		f.table.Cells = f.table.Cells[1:]
+		f.publish()
+		eventually(t, "version 3", func() bool { return r.metric("shopset_router_table_version", "") == 3 })
+		if got := r.metric("shopset_router_connections", `cell="a"`); got != 1 {
+			t.Errorf("%v connections after the cell has left the table", got)
+		}
+		conn.Close()
+		eventually(t, "none is left", func() bool { return r.metric("shopset_router_connections", `cell="a"`) == 0 })
+	})
+}
+
 // TestDrainDeadline checks that connections to a cell that is drained, or that no table has any more, are cut in the end.
 func TestDrainDeadline(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
