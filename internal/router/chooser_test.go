@@ -188,6 +188,28 @@ func TestFlappingIsPoison(t *testing.T) {
 	c.expect(host, "a")
 }
 
+// TestFlappingEndpoint passes its probes and fails its connections: it comes back later each time, until it has stayed for long.
+func TestFlappingEndpoint(t *testing.T) {
+	c := newChooserTest(t, 90, map[string]int{"a": 1, "b": 1})
+	e := (*c.pool("a").endpoints.Load())[0]
+	rise := func() (probes int) {
+		for c.failed(e, failedRefused); e.down.Load(); probes++ {
+			c.probed(e, true)
+		}
+		return probes
+	}
+	for _, want := range []int{2, 4, 8, 16, 32, 32} {
+		if got := rise(); got != want {
+			t.Errorf("back after %d probes, want %d", got, want)
+		}
+		c.pass(time.Second)
+	}
+	c.pass(c.failover.Window)
+	if got := rise(); got != 2 {
+		t.Errorf("back after %d probes, although it had been well for long", got)
+	}
+}
+
 func TestSlowStart(t *testing.T) {
 	c := newChooserTest(t, 90, map[string]int{"a": 1, "b": 1, "c": 1})
 	var hosts []string

@@ -29,6 +29,8 @@ type endpoint struct {
 	downSince, upSince atomic.Int64
 	// failures are those in a row: of connections, and of probes; successes those of probes while it is down.
 	failures, probeFailures, probeSuccesses atomic.Int32
+	// flaps is how often in a row it went down soon after it had come back.
+	flaps atomic.Int32
 	// gone ends its probes, when no table has it any more.
 	gone context.CancelFunc
 }
@@ -138,10 +140,14 @@ func (c *chooser) probed(e *endpoint, ok bool) {
 		return
 	}
 	e.probeFailures.Store(0)
-	if e.down.Load() && e.probeSuccesses.Add(1) >= int32(c.health.Rise) {
+	// Who goes down again and again, though its probes pass, must pass more of them each time.
+	if e.down.Load() && e.probeSuccesses.Add(1) >= int32(c.health.Rise)<<e.flaps.Load() {
 		c.mark(e, false)
 	}
 }
+
+// mostFlaps bounds the probes that must pass: 16 times as many as usual, which are 8 s.
+const mostFlaps = 4
 
 // mark takes an endpoint down or up.
 func (c *chooser) mark(e *endpoint, down bool) {
@@ -155,6 +161,11 @@ func (c *chooser) mark(e *endpoint, down bool) {
 	e.failures.Store(0)
 	e.probeSuccesses.Store(0)
 	if down {
+		if since := e.upSince.Load(); since != 0 && at-since < int64(c.failover.Window) {
+			e.flaps.Store(min(e.flaps.Load()+1, mostFlaps))
+		} else {
+			e.flaps.Store(0)
+		}
 		e.downSince.Store(at)
 		if p.up.Add(-1) == 0 {
 			p.downSince.Store(at)

@@ -341,6 +341,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 // TestOneWayIsNotIdle lets only the endpoint speak, for longer than the idle time: something moves, so nothing is closed.
 func TestOneWayIsNotIdle(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
+		t.Parallel() // Both wait.
 		const idle = 2 * time.Second
 		b := newBackend(t, func(conn net.Conn, _ *proxied) {
 			for end := time.Now().Add(2 * idle); time.Now().Before(end); <-time.After(idle / 50) {

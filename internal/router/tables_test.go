@@ -191,6 +191,36 @@ func TestSource(t *testing.T) {
 	}
 }
 
+// TestSourceIsGone starts while the API says nothing: the file is what there is. What is later wins, wherever it comes from.
+func TestSourceIsGone(t *testing.T) {
+	f, _ := threeCells(t)
+	source := make(handed)
+	config := DefaultConfig()
+	config.TLS = &Port{Address: "127.0.0.1:0"}
+	config.Table = Table{ConfigMap: "shops/test-routes", File: f.file, PublicKeys: f.keys}
+	r := &testRouter{t: t, server: admin.New()}
+	var err error
+	if r.Router, err = New(config, r.server, source); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	if code, body := r.ready(); code != http.StatusOK {
+		t.Fatal(code, body)
+	}
+	if cell, _ := r.served(f.host("b")); cell != "b" {
+		t.Fatal(cell)
+	}
+	f.table.Version = 4
+	source <- f.envelope()
+	eventually(t, "version 4", func() bool { return r.metric("shopset_router_table_version", "") == 4 })
+	f.table.Version = 3
+	f.write(f.envelope()) // The kubelet is behind.
+	eventually(t, "the old one is seen", func() bool { return r.updates("old") == 1 })
+	if got := r.metric("shopset_router_table_version", ""); got != 4 {
+		t.Errorf("version %v", got)
+	}
+}
+
 func TestNoKeysNoStart(t *testing.T) {
 	f, _ := threeCells(t)
 	config := DefaultConfig()
