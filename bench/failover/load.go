@@ -84,7 +84,7 @@ func (list samples) failedBefore(at time.Time) (n int) {
 // slow is when a client notices.
 const slow = 250 * time.Millisecond
 
-// figures are about the hosts of the cell to which the fault happened, from then on.
+// figures are about the hosts of the cell to which the fault happened, from then on, those included that were under way.
 func (list samples) figures(at time.Time, f fault) map[string]float64 {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	if f.oursOnly { // How long the drained cell still got connections.
@@ -99,7 +99,7 @@ func (list samples) figures(at time.Time, f fault) map[string]float64 {
 	var times []time.Duration
 	failed, noticed := 0, time.Duration(0)
 	for _, s := range list {
-		if !s.affected || s.begin.Before(at) {
+		if !s.affected || s.begin.Add(s.took).Before(at) {
 			continue
 		}
 		times = append(times, s.took)
