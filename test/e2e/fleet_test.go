@@ -169,6 +169,15 @@ func (s *shoppers) everyShop(t *testing.T, hosts []string) {
 	})
 }
 
+// touches says who may notice a fault.
+type touches int
+
+const (
+	nobody touches = iota
+	oneCell
+	everyCell
+)
+
 // TestFleetUnderFaults breaks one cell after the other in every way while people buy at many shops. Shops of other cells notice
 // nothing, those of the broken one are served by others, and no order is lost or made twice.
 func TestFleetUnderFaults(t *testing.T) {
@@ -181,18 +190,18 @@ func TestFleetUnderFaults(t *testing.T) {
 	for i, fault := range []struct {
 		name string
 		// do breaks a cell and returns what mends it, nil for what mends itself.
-		do func(t *testing.T, f *fleet, cell string) (mend func())
-		// quiet says that nobody at all may notice.
-		quiet bool
+		do      func(t *testing.T, f *fleet, cell string) (mend func())
+		touches touches
 	}{
-		{"pods_killed", killPods, false},
-		{"hung", hang, false},
-		{"network_cut", cutNetwork, false},
-		{"drained", drain, true},
-		{"deleted", deleteCell, true},
-		{"added", addCell, true},
-		{"routers_restarted", restartRouters, true},
-		{"no_control_plane", withoutControlPlane, false},
+		{"pods_killed", killPods, oneCell},
+		{"hung", hang, oneCell},
+		{"answers_5xx", breakAPI, oneCell},
+		{"network_cut", cutNetwork, oneCell},
+		{"drained", drain, nobody},
+		{"deleted", deleteCell, nobody},
+		{"added", addCell, nobody},
+		{"routers_restarted", restartRouters, nobody},
+		{"no_control_plane", withoutControlPlane, everyCell},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			victim := cells[i%len(cells)]
@@ -218,7 +227,7 @@ func TestFleetUnderFaults(t *testing.T) {
 				}
 				touched++
 				longest = max(longest, shop.Outage)
-				if fault.quiet || first[host] != victim {
+				if fault.touches == nobody || fault.touches == oneCell && first[host] != victim {
 					t.Errorf("%s, a shop of %s, failed %d times while %s of %s: %v", host, first[host], shop.Failed, fault.name, victim, shop.FirstError)
 				}
 			}
@@ -339,15 +348,36 @@ func restartRouters(t *testing.T, f *fleet, _ string) func() {
 	return nil
 }
 
-// withoutControlPlane stops the API server, and with it what the operator can do, and then kills the edge of a cell.
-func withoutControlPlane(t *testing.T, f *fleet, name string) func() {
-	edges := processesOf(t, pods(t, f.cell(name), "proxy"))
-	mend := stopProcesses(t, processesNamed(t, "kube-apiserver"))
-	for _, pid := range edges {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Error(err)
-		}
+// breakAPI stops what all pages of a cell need, so that they become errors.
+func breakAPI(t *testing.T, f *fleet, name string) func() {
+	return stopProcesses(t, processesOf(t, pods(t, f.cell(name), "api")))
+}
+
+// outage is how long there is no control plane.
+const outage = time.Minute
+
+// withoutControlPlane stops the API server and the operator for a minute, and kills the edge of one cell after the other meanwhile.
+func withoutControlPlane(t *testing.T, f *fleet, _ string) func() {
+	edges := map[string][]corev1.Pod{}
+	for i := range 3 {
+		name := fmt.Sprintf("%s-%d", f.Name, i+1)
+		edges[name] = pods(t, f.cell(name), "proxy")
 	}
+	operator := processesOf(t, operatorPods(t))
+	mend := stopProcesses(t, append(operator, processesNamed(t, "kube-apiserver")...))
+	until := time.NewTimer(outage)
+	defer until.Stop()
+	next := time.NewTicker(outage / 4)
+	defer next.Stop()
+	for _, name := range slices.Sorted(maps.Keys(edges)) {
+		for _, pid := range processesOf(t, edges[name]) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+		<-next.C
+	}
+	<-until.C
 	return mend
 }
 
