@@ -29,6 +29,8 @@ const (
 	// labelAdminAccess on a namespace lets its Pods (the operator's, Prometheus') reach the health
 	// ports of all components.
 	labelAdminAccess = "shopset.dev/admin-access"
+	// labelRouter on a Pod of the same namespace lets it reach the health ports of edges: routers probe them.
+	labelRouter = "shopset.dev/router"
 
 	// Manager is the field manager of everything the operator applies.
 	Manager = "shopset-operator"

@@ -61,7 +61,7 @@ func Draining(ss *v1alpha1.ShopSet) bool {
 func Drained(service *corev1.Service) bool { return service.Spec.Selector[labelDrained] != "" }
 
 // networkPolicy lets traffic in from the components that use this one, from everywhere at the edge,
-// and to the health ports from namespaces that are labelled for it. Where a component may call out
+// and to the health ports from namespaces that are labelled for it, at the edge from routers too. Where a component may call out
 // to is not restricted: its database is outside of the cell, and the spec does not know where.
 func networkPolicy(ss *v1alpha1.ShopSet, component *v1alpha1.Component) *networkingv1.NetworkPolicy {
 	result := &networkingv1.NetworkPolicy{
@@ -85,12 +85,11 @@ func networkPolicy(ss *v1alpha1.ShopSet, component *v1alpha1.Component) *network
 		})
 	}
 	if ports := adminPorts(component); len(ports) > 0 {
-		result.Spec.Ingress = append(result.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{
-			From: []networkingv1.NetworkPolicyPeer{{
-				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{labelAdminAccess: "true"}},
-			}},
-			Ports: ports,
-		})
+		from := []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{labelAdminAccess: "true"}}}}
+		if component.Edge {
+			from = append(from, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{labelRouter: "true"}}})
+		}
+		result.Spec.Ingress = append(result.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: from, Ports: ports})
 	}
 	return result
 }
@@ -233,7 +232,7 @@ func (c *Component) keepUser(ss *v1alpha1.ShopSet, user string) {
 
 // isAdminRule tells the rule for the health ports from the one for traffic.
 func isAdminRule(rule *networkingv1.NetworkPolicyIngressRule) bool {
-	return len(rule.From) == 1 && rule.From[0].NamespaceSelector != nil
+	return len(rule.From) > 0 && rule.From[0].NamespaceSelector != nil
 }
 
 // portsOf are the ports of the Pods behind a Service: they have its numbers, all or some of them.
