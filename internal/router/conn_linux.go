@@ -404,8 +404,12 @@ func (l *loop) setupEvent(c *conn, server bool, events uint32) {
 		l.end(c, true)
 	case !server:
 		// More from the client than its hello, before any answer: it cannot be sent again together with that, so there is no
-		// way back. A client that ends its direction is no such thing.
-		if c.state == waiting && events&unix.EPOLLIN != 0 && !c.client.ending {
+		// way back. A client that ends its direction is no such thing: it may still want the answer, for a while.
+		switch {
+		case c.state != waiting:
+		case c.client.ending && l.now >= c.setup.dialed+int64(l.router.config.Dial.AnswerTimeout):
+			l.leftAlone(c)
+		case events&unix.EPOLLIN != 0 && !c.client.ending:
 			l.router.chooser.answered(c.endpoint, c.setup.attempt.first())
 			l.relay(c)
 			l.move(c)
@@ -452,6 +456,10 @@ func (l *loop) due(c *conn) {
 // and the budget allows, else the client waits on, but not for ever.
 func (l *loop) silent(c *conn) {
 	last := c.setup.dialed + int64(l.router.config.Limits.IdleTimeout)
+	if c.client.ending {
+		l.leftAlone(c)
+		return
+	}
 	if l.now >= last {
 		l.router.chooser.failed(c.endpoint, failedSilent)
 		l.refuse(c, errNoEndpoint)
@@ -463,6 +471,13 @@ func (l *loop) silent(c *conn) {
 		return
 	}
 	l.until(c, last)
+}
+
+// leftAlone ends a connection whose client has ended its direction, and whose endpoint has not answered in time: most likely nobody is
+// there. When cells hang, such connections would else fill the router.
+func (l *loop) leftAlone(c *conn) {
+	l.count(c, errGone)
+	l.end(c, true)
 }
 
 // lookAgain is called for a connection in setup when the health of endpoints has changed.

@@ -1,9 +1,12 @@
 package router
 
 import (
+	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,6 +64,23 @@ func TestPartOfARequestIsNotRepeated(t *testing.T) {
 	}
 	if total := r.limiter.total.Load(); total != 0 {
 		t.Errorf("%d connections are counted", total)
+	}
+}
+
+// TestClientsThatLeaveAHungCell do not stay: else a cell that hangs would fill the router for all others.
+func TestClientsThatLeaveAHungCell(t *testing.T) {
+	silent := newBackend(t, func(conn net.Conn, _ *proxied) { _, _ = io.Copy(io.Discard, conn) })
+	f := newFleet(t, map[string][]*backend{"a": {silent}})
+	// The time for an answer is over before a client leaves, or a moment later.
+	r := startRouter(t, f, EngineEpoll, func(c *Config) { quiet(c); c.Dial.AnswerTimeout = time.Millisecond })
+	for i := range 20 {
+		conn := r.connect("shop.example")
+		eventually(t, "the cell has the hello", func() bool { return silent.count() == i+1 })
+		conn.Close()
+	}
+	eventually(t, "nobody is left", func() bool { return r.limiter.total.Load() == 0 })
+	if got := r.metric("shopset_router_refused_total", `reason="left"`); got != 20 {
+		t.Errorf("%v clients left", got)
 	}
 }
 

@@ -276,6 +276,7 @@ func TestManyIdleConnections(t *testing.T) {
 		t.Errorf("%v clients", got)
 	}
 	for i, conn := range all {
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		fmt.Fprintf(conn, "%d\n", i)
 		for got := ""; got != fmt.Sprint(i); {
 			var err error
