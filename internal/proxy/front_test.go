@@ -286,8 +286,10 @@ routes: [{prefix: /, role: shop}, {prefix: /cart, role: cart, cookies: {beta: ""
 	for query, want := range map[string][]string{
 		"?url=https://a.example/cart&header=Cookie:+beta%3D1": {"role: cart", "127.0.0.1:2, well true"},
 		"?url=https://a.example/cart/x&method=POST":           {"routes[1] → cart: not its cookie beta", "routes[0] → shop: matches", "rateLimits[0] login: counts", "role: shop"},
-		"?url=https://a.example/admin&client=198.51.100.1":    {"access[0] office: applies", "from 198.51.100.1"},
-		"?url=nonsense": {"want ?url="},
+		"?url=https://a.example/admin&client=198.51.100.1":    {"access[0] office: refuses with 403", "from 198.51.100.1"},
+		"?url=https://a.example/admin&client=192.0.2.9":       {"access[0] office: lets it pass"},
+		"?url=https://a.example/admin":                        {"access[0] office: applies"},
+		"?url=nonsense":                                       {"want ?url="},
 	} {
 		page := e.page(http.MethodGet, "/debug/routes"+query)
 		for _, text := range want {

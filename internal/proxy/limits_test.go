@@ -38,7 +38,7 @@ func FuzzConfig(f *testing.F) {
 			return // Files, mostly.
 		}
 		request := httptest.NewRequest(http.MethodGet, "http://a.example/x", nil)
-		made.explain(request)
+		made.explain(request, true)
 		made.retire(nil)
 	})
 }
