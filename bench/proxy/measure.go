@@ -12,10 +12,12 @@ import (
 	"strings"
 )
 
-type result struct{ rps, p99 float64 }
+// result of a measurement. requests are all that were sent, 0 where nobody knows: h2load does not count those of its warm-up.
+type result struct{ rps, p99, requests float64 }
 
 var (
 	wrkRPS  = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
+	wrkAll  = regexp.MustCompile(`(\d+) requests in`)
 	wrkP99  = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
 	wrkBad  = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)|Socket errors:.*`)
 	h2RPS   = regexp.MustCompile(`finished in [^,]+, ([\d.]+) req/s`)
@@ -39,6 +41,9 @@ func measure(ctx context.Context, s settings, l load, address string) (result, e
 	var r result
 	if match := wrkRPS.FindSubmatch(output); match != nil {
 		r.rps, _ = strconv.ParseFloat(string(match[1]), 64)
+	}
+	if match := wrkAll.FindSubmatch(output); match != nil {
+		r.requests, _ = strconv.ParseFloat(string(match[1]), 64)
 	}
 	if match := wrkP99.FindSubmatch(output); match != nil {
 		r.p99, _ = strconv.ParseFloat(string(match[1]), 64)

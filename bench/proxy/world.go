@@ -205,18 +205,25 @@ func (w *world) contend(ctx context.Context, s settings, c contender, wanted fun
 			go w.profile(s, l)
 		}
 		mallocs, requests := w.counters(c)
+		used, asked := cpu(command.Process.Pid), 0.0
 		for range s.rounds {
 			r, err := measure(ctx, s, l, address)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
 			}
+			asked += r.requests
 			if r.rps > best.rps {
 				best = r
 			}
 		}
+		used = cpu(command.Process.Pid) - used
 		report.Say("%s %s: %.0f/s, p99 %.2f ms", c.name, l.name, best.rps, best.p99)
 		if after, more := w.counters(c); more > requests {
 			figures = append(figures, figure{l.name, "allocs_per_req", (after - mallocs) / (more - requests), ""})
+			asked = more - requests
+		}
+		if asked > 0 {
+			figures = append(figures, figure{l.name, "cpu_us_per_req", 1e6 * used / asked, "us"})
 		}
 		if l.path == "/1k" {
 			half, err := w.halfLoad(ctx, s, l, address, best.rps)
@@ -308,6 +315,25 @@ func rss(pid int) float64 {
 		if match := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(content); match != nil {
 			kib, _ := strconv.ParseFloat(string(match[1]), 64)
 			total += kib / 1024
+		}
+	}
+	return total
+}
+
+// cpu is the time that a process and its children have used, in seconds.
+func cpu(pid int) float64 {
+	const ticks = 100 // a second, on all that Linux runs on
+	total := 0.0
+	for _, id := range append(children(pid), pid) {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id))
+		if err != nil {
+			continue
+		}
+		// What follows the name, which may hold anything: the 14th and 15th of all.
+		if fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:])); len(fields) > 13 {
+			user, _ := strconv.ParseFloat(fields[11], 64)
+			system, _ := strconv.ParseFloat(fields[12], 64)
+			total += (user + system) / ticks
 		}
 	}
 	return total
