@@ -62,11 +62,14 @@ func run(ctx context.Context) error {
 	flag.IntVar(&s.rounds, "rounds", 2, "how often each is measured; the best counts")
 	flag.IntVar(&s.connections, "connections", 64, "connections at once")
 	flag.StringVar(&s.only, "only", "", "these contenders alone, with commas")
-	flag.StringVar(&s.cases, "cases", "", "these cases alone, with commas")
+	flag.StringVar(&s.cases, "cases", "", "these cases alone, with commas; route for the cost of routing alone")
 	flag.StringVar(&s.caddy, "caddy", "", "the program caddy; it is left out when empty")
 	flag.StringVar(&s.traefik, "traefik", "", "the program traefik; it is left out when empty")
 	flag.StringVar(&s.profile, "profile", "", "begin of the names of files for CPU profiles; wants --only ours")
 	flag.Parse()
+	if s.cases == "route" {
+		return routeCost(ctx)
+	}
 	w, err := newWorld(ctx)
 	if err != nil {
 		return err
@@ -84,12 +87,16 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
 		for _, f := range figures {
-			report.Result("proxy."+f.load+"."+c.name+"_"+f.what, f.value, f.unit)
+			name, who := f.load, c.name
+			if who == oursFiltered {
+				name, who = name+"_filters", "ours"
+			}
+			report.Result("proxy."+name+"."+who+"_"+f.what, f.value, f.unit)
 			if f.what == "rps" {
-				if rps[f.load] == nil {
-					rps[f.load] = map[string]float64{}
+				if rps[name] == nil {
+					rps[name] = map[string]float64{}
 				}
-				rps[f.load][c.name] = f.value
+				rps[name][who] = f.value
 			}
 		}
 		if ctx.Err() != nil {
@@ -97,15 +104,22 @@ func run(ctx context.Context) error {
 		}
 	}
 	for _, l := range loads {
-		of := rps[l.name]
+		bare, filtered := rps[l.name]["ours"], rps[l.name+"_filters"]["ours"]
 		for _, peer := range []string{"nginx", "haproxy", "caddy", "traefik", "reverseproxy"} {
-			if of["ours"] > 0 && of[peer] > 0 {
-				report.Result("proxy."+l.name+".ratio_"+peer, of["ours"]/of[peer], "")
+			theirs := rps[l.name][peer] // They have no filters in either case.
+			if bare > 0 && theirs > 0 {
+				report.Result("proxy."+l.name+".ratio_"+peer, bare/theirs, "")
+			}
+			if filtered > 0 && theirs > 0 {
+				report.Result("proxy."+l.name+"_filters.ratio_"+peer, filtered/theirs, "")
 			}
 		}
-		if of["ours"] > 0 && of["ours_filters"] > 0 {
-			report.Result("proxy."+l.name+".filters_cost", 100*(1-of["ours_filters"]/of["ours"]), "%")
+		if bare > 0 && filtered > 0 {
+			report.Result("proxy."+l.name+".filters_cost", 100*(1-filtered/bare), "%")
 		}
+	}
+	if named(s.only, "ours") && named(s.cases, "route") {
+		return routeCost(ctx)
 	}
 	return nil
 }

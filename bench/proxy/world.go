@@ -18,7 +18,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -206,18 +205,25 @@ func (w *world) contend(ctx context.Context, s settings, c contender, wanted fun
 			go w.profile(s, l)
 		}
 		mallocs, requests := w.counters(c)
+		used, asked := cpu(command.Process.Pid), 0.0
 		for range s.rounds {
 			r, err := measure(ctx, s, l, address)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
 			}
+			asked += r.requests
 			if r.rps > best.rps {
 				best = r
 			}
 		}
+		used = cpu(command.Process.Pid) - used
 		report.Say("%s %s: %.0f/s, p99 %.2f ms", c.name, l.name, best.rps, best.p99)
 		if after, more := w.counters(c); more > requests {
 			figures = append(figures, figure{l.name, "allocs_per_req", (after - mallocs) / (more - requests), ""})
+			asked = more - requests
+		}
+		if asked > 0 {
+			figures = append(figures, figure{l.name, "cpu_us_per_req", 1e6 * used / asked, "us"})
 		}
 		if l.path == "/1k" {
 			half, err := w.halfLoad(ctx, s, l, address, best.rps)
@@ -314,6 +320,25 @@ func rss(pid int) float64 {
 	return total
 }
 
+// cpu is the time that a process and its children have used, in seconds.
+func cpu(pid int) float64 {
+	const ticks = 100 // a second, on all that Linux runs on
+	total := 0.0
+	for _, id := range append(children(pid), pid) {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id))
+		if err != nil {
+			continue
+		}
+		// What follows the name, which may hold anything: the 14th and 15th of all.
+		if fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:])); len(fields) > 13 {
+			user, _ := strconv.ParseFloat(fields[11], 64)
+			system, _ := strconv.ParseFloat(fields[12], 64)
+			total += (user + system) / ticks
+		}
+	}
+	return total
+}
+
 func children(pid int) (ids []int) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
@@ -325,86 +350,4 @@ func children(pid int) (ids []int) {
 		}
 	}
 	return ids
-}
-
-type result struct{ rps, p99 float64 }
-
-var (
-	wrkRPS  = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
-	wrkP99  = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
-	wrkBad  = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)|Socket errors:.*`)
-	h2RPS   = regexp.MustCompile(`finished in [^,]+, ([\d.]+) req/s`)
-	h2Good  = regexp.MustCompile(`requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored`)
-	h2Paces = 8
-)
-
-// measure asks for as long as was said: with wrk over HTTP/1.1, with h2load over HTTP/2.
-func measure(ctx context.Context, s settings, l load, address string) (result, error) {
-	if l.h2 {
-		return measureH2(ctx, s, address)
-	}
-	output, err := exec.CommandContext(ctx, "wrk", "-t2", fmt.Sprintf("-c%d", s.connections), fmt.Sprintf("-d%.0fs", s.duration.Seconds()), "--latency", address).CombinedOutput() //nolint:gosec // Its arguments are ours.
-	if err != nil {
-		return result{}, fmt.Errorf("wrk: %w: %s", err, output)
-	}
-	if bad := wrkBad.Find(output); bad != nil {
-		return result{}, fmt.Errorf("wrk: %s", bad)
-	}
-	var r result
-	if match := wrkRPS.FindSubmatch(output); match != nil {
-		r.rps, _ = strconv.ParseFloat(string(match[1]), 64)
-	}
-	if match := wrkP99.FindSubmatch(output); match != nil {
-		r.p99, _ = strconv.ParseFloat(string(match[1]), 64)
-		r.p99 *= map[string]float64{"us": 0.001, "ms": 1, "s": 1000}[string(match[2])]
-	}
-	if r.rps == 0 {
-		return r, fmt.Errorf("wrk says nothing of requests: %s", output)
-	}
-	return r, nil
-}
-
-func measureH2(ctx context.Context, s settings, address string) (r result, err error) {
-	r.rps, r.p99, err = h2load(ctx, s, address, fmt.Sprintf("-c%d", s.connections), fmt.Sprintf("-m%d", h2Paces), "-t2")
-	return r, err
-}
-
-// h2load returns requests per second, and milliseconds.
-func h2load(ctx context.Context, s settings, address string, arguments ...string) (rps, p99 float64, err error) {
-	log, err := os.CreateTemp("", "bench-proxy-h2-")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer os.Remove(log.Name())
-	_ = log.Close()
-	arguments = append(arguments, fmt.Sprintf("-D%.0f", s.duration.Seconds()), "--warm-up-time=1s", "--log-file="+log.Name(), address)
-	output, err := exec.CommandContext(ctx, "h2load", arguments...).CombinedOutput() //nolint:gosec // Its arguments are ours.
-	if err != nil {
-		return 0, 0, fmt.Errorf("h2load: %w: %s", err, output)
-	}
-	match, good := h2RPS.FindSubmatch(output), h2Good.FindSubmatch(output)
-	if match == nil || good == nil || string(good[2]) == "0" {
-		return 0, 0, fmt.Errorf("h2load: %s", output)
-	}
-	if rps, err = strconv.ParseFloat(string(match[1]), 64); err != nil {
-		return 0, 0, err
-	}
-	content, err := os.ReadFile(log.Name())
-	if err != nil {
-		return 0, 0, err
-	}
-	var times []int
-	for line := range strings.Lines(string(content)) { // Start, status, microseconds.
-		fields := strings.Fields(line)
-		if len(fields) == 3 && fields[1] == "200" {
-			if n, err := strconv.Atoi(fields[2]); err == nil {
-				times = append(times, n)
-			}
-		}
-	}
-	if len(times) == 0 {
-		return 0, 0, errors.New("h2load: no request succeeded")
-	}
-	slices.Sort(times)
-	return rps, float64(times[len(times)*99/100]) / 1000, nil
 }

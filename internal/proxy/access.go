@@ -82,7 +82,7 @@ func newAccess(config []Access, logins *logins) (rules []*accessRule, err error)
 
 // access refuses who may not come: by the domain's record, then by the rules.
 func (p *pipeline) access(e *exchange) (done bool) {
-	if d := e.domain; d != nil && len(d.Allow) > 0 && !d.Options.Maintenance && !allowed(d.Allow, e.client) {
+	if e.barred() {
 		e.refused = "domain"
 		errorPage(e, http.StatusForbidden)
 		return true
@@ -98,23 +98,43 @@ func (p *pipeline) access(e *exchange) (done bool) {
 	return false
 }
 
+// barred says whether the domain's record keeps the client out; while the shop is being worked on, see closed.
+func (e *exchange) barred() bool {
+	d := e.domain
+	return d != nil && len(d.Allow) > 0 && !d.Options.Maintenance && !allowed(d.Allow, e.client)
+}
+
+// closed says whether the shop is being worked on, for this client.
+func (e *exchange) closed() bool {
+	d := e.domain
+	return d != nil && d.Options.Maintenance && !allowed(d.Allow, e.client)
+}
+
 func allowed(networks []netip.Prefix, client netip.Addr) bool {
 	return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(client) })
 }
 
-func (r *accessRule) refuses(e *exchange) bool {
-	request := e.request
+// verdict is the status with which a request is refused whoever sends it, 0 for none.
+func (r *accessRule) verdict(e *exchange) int {
 	matchesAny := func(patterns []*regexp.Regexp, value string) bool {
 		return slices.ContainsFunc(patterns, func(p *regexp.Regexp) bool { return p.MatchString(value) })
 	}
-	status := 0
-	switch {
+	switch request := e.request; {
 	case len(r.allow) > 0 && !r.allow.contains(e.client), r.deny.contains(e.client),
 		matchesAny(r.agents, request.UserAgent()), matchesAny(r.referrers, request.Referer()):
-		status = http.StatusForbidden
+		return http.StatusForbidden
 	case len(r.config.OnlyMethods) > 0 && !slices.Contains(r.config.OnlyMethods, request.Method):
+		return http.StatusMethodNotAllowed
+	}
+	return 0
+}
+
+func (r *accessRule) refuses(e *exchange) bool {
+	status := r.verdict(e)
+	switch {
+	case status == http.StatusMethodNotAllowed:
 		e.Header().Set("Allow", strings.Join(r.config.OnlyMethods, ", "))
-		status = http.StatusMethodNotAllowed
+	case status != 0:
 	case r.users != nil:
 		var in bool
 		if in, status = r.users.lets(e); in {

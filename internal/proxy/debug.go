@@ -11,7 +11,8 @@ import (
 )
 
 // explainPage answers /debug/routes?url=https://host/path&method=GET&client=192.0.2.1&header=Name:value with what would
-// become of such a request, rule by rule. It counts nothing and asks no role.
+// become of such a request, rule by rule. It counts nothing and asks no role. Without a client it tells which rules apply, and
+// with one what they decide.
 func (p *Proxy) explainPage() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -27,7 +28,8 @@ func (p *Proxy) explainPage() http.Handler {
 		if method := query.Get("method"); method != "" {
 			asked.Method = method
 		}
-		if client := query.Get("client"); client != "" {
+		client := query.Get("client")
+		if client != "" {
 			address, err := netip.ParseAddr(client)
 			if err != nil {
 				http.Error(w, "client: want an address", http.StatusBadRequest)
@@ -39,15 +41,20 @@ func (p *Proxy) explainPage() http.Handler {
 			name, value, _ := strings.Cut(line, ":")
 			asked.Header.Add(name, strings.TrimSpace(value))
 		}
-		fmt.Fprint(w, strings.Join(p.current.Load().explain(asked), "\n"), "\n")
+		fmt.Fprint(w, strings.Join(p.current.Load().explain(asked, client != ""), "\n"), "\n")
 	})
 }
 
-// explain tells which rules apply to a request, and why, in the order of the phases.
-func (p *pipeline) explain(r *http.Request) (lines []string) {
+// explain tells which rules apply to a request, and why, in the order of the phases. What depends on the client is decided
+// only if it was given.
+func (p *pipeline) explain(r *http.Request, clientGiven bool) (lines []string) {
 	say := func(format string, arguments ...any) { lines = append(lines, fmt.Sprintf(format, arguments...)) }
 	e := &exchange{request: r, host: hostOf(r.Host), path: cleanPath(r.URL.Path), client: p.clientOf(r)}
-	say("%s %s from %s", r.Method, r.URL, e.client)
+	if clientGiven {
+		say("%s %s from %s", r.Method, r.URL, e.client)
+	} else {
+		say("%s %s", r.Method, r.URL)
+	}
 	if p.domains != nil {
 		domain, err := p.domains.Domain(r.Context(), e.host, netip.Addr{})
 		if err != nil {
@@ -58,10 +65,16 @@ func (p *pipeline) explain(r *http.Request) (lines []string) {
 				domain.Options.Maintenance, domain.Options.Upstream, domain.Options.Plan, domain.Allow)
 		}
 	}
+	if clientGiven && e.domain != nil {
+		say("domain: its allow-list %s", decision(e.barred(), http.StatusForbidden))
+	}
 	for i, rule := range p.rules {
 		if rule.holds(e) {
-			say("access[%d] %s: applies", i, rule.config.Name)
+			say("access[%d] %s: %s", i, rule.config.Name, rule.explain(e, clientGiven))
 		}
+	}
+	if clientGiven && e.domain != nil && e.domain.Options.Maintenance {
+		say("maintenance: %s", decision(e.closed(), p.config.Maintenance.Status))
 	}
 	for i, l := range p.limiters {
 		if l.holds(e) {
@@ -86,4 +99,24 @@ func (p *pipeline) explain(r *http.Request) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// decision is what became of a request that is refused with a status, if it is.
+func decision(refused bool, status int) string {
+	if refused {
+		return fmt.Sprintf("refuses with %d", status)
+	}
+	return "lets it pass"
+}
+
+// explain tells what a rule that holds does with a request.
+func (r *accessRule) explain(e *exchange, clientGiven bool) string {
+	if !clientGiven {
+		return "applies"
+	}
+	status := r.verdict(e)
+	if status == 0 && r.users != nil {
+		return "wants a name and a password"
+	}
+	return decision(status != 0, status)
 }

@@ -145,9 +145,19 @@ routes: [{prefix: /, role: shop}]
 	d.put(certs.Domain{Name: "shoes.example", Shop: "shoes", Options: certrecord.Options{Maintenance: true, Allow: []string{"192.0.2.0/24"}}})
 	wait("the shop is being worked on", http.StatusServiceUnavailable, "198.51.100.1")
 	wait("who works on it sees it", http.StatusOK, "192.0.2.1")
+	explained := func(client, want string) {
+		t.Helper()
+		if page := e.page(http.MethodGet, "/debug/routes?url=https://shoes.example/&client="+client); !strings.Contains(page, want+"\n") {
+			t.Errorf("no %q for %s in\n%s", want, client, page)
+		}
+	}
+	explained("198.51.100.1", "maintenance: refuses with 503")
+	explained("192.0.2.1", "maintenance: lets it pass")
 	d.put(certs.Domain{Name: "shoes.example", Shop: "shoes", Options: certrecord.Options{Allow: []string{"192.0.2.0/24"}}})
 	wait("only some may come", http.StatusForbidden, "198.51.100.1")
 	wait("and these do", http.StatusOK, "192.0.2.1")
+	explained("198.51.100.1", "domain: its allow-list refuses with 403")
+	explained("192.0.2.1", "domain: its allow-list lets it pass")
 	d.put(certs.Domain{Name: "shoes.example", Shop: "shoes", Options: certrecord.Options{Upstream: "http://127.0.0.1:1"}})
 	wait("a record cannot lead into this network", http.StatusBadGateway, "198.51.100.1")
 	eventually(t, "the log says why", func() bool { return strings.Contains(e.log.String(), "127.0.0.1 is no address of the internet") })

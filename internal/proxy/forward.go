@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -372,14 +373,19 @@ func (p *pipeline) tunnel(e *exchange, response *http.Response) {
 // failed answers a request that its role did not serve: response is an answer that counts as a failure, nil when there is
 // none.
 func (p *pipeline) failed(e *exchange, response *http.Response, err error) {
+	left := e.request.Context().Err() != nil
 	if e.body != nil {
 		if bodyErr := e.body.failed(); bodyErr != nil { // The client's fault, not the role's.
-			e.problem = bodyErr
-			errorPage(e, bodyStatus(bodyErr))
-			return
+			err = bodyErr
+			// The context of HTTP/1.1 ends with its body also when the client is still there.
+			if left = errors.Is(bodyErr, syscall.ECONNRESET) || left && e.request.ProtoMajor == 2 && bodyStatus(bodyErr) == http.StatusBadRequest; !left {
+				e.problem = bodyErr
+				errorPage(e, bodyStatus(bodyErr))
+				return
+			}
 		}
 	}
-	if e.request.Context().Err() != nil {
+	if left {
 		e.problem = err
 		e.status = statusClientGone
 		panic(http.ErrAbortHandler) // Who only looks gone, having closed his half, must not take nothing for an empty answer.

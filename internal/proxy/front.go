@@ -311,5 +311,15 @@ func withProxyHeader(conn net.Conn, behind trust) net.Conn {
 	if len(behind) == 0 || !behind.contains(peer(conn.RemoteAddr().String())) {
 		return conn
 	}
-	return proxyproto.NewConn(conn, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(5*time.Second))
+	return proxyproto.NewConn(conn, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(5*time.Second),
+		proxyproto.ValidateHeader(namesClient))
+}
+
+// namesClient refuses headers that name a client without an address: rules that deny networks would not hold for it. One of
+// LOCAL comes from the peer itself.
+func namesClient(header *proxyproto.Header) error {
+	if tcp := header.TransportProtocol; header.Command != proxyproto.LOCAL && tcp != proxyproto.TCPv4 && tcp != proxyproto.TCPv6 {
+		return errors.New("the PROXY header does not name a client of TCP")
+	}
+	return nil
 }

@@ -8,9 +8,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,7 +38,7 @@ func FuzzConfig(f *testing.F) {
 			return // Files, mostly.
 		}
 		request := httptest.NewRequest(http.MethodGet, "http://a.example/x", nil)
-		made.explain(request)
+		made.explain(request, true)
 		made.retire(nil)
 	})
 }
@@ -141,47 +139,6 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusForbidden {
 		t.Errorf("over HTTP/2: %d", response.StatusCode)
-	}
-}
-
-// TestManyIdleConnections: ten thousand clients that want nothing cost memory alone, and do not keep others from being served.
-func TestManyIdleConnections(t *testing.T) {
-	const many = 10000
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 2*many+1000 {
-		t.Skipf("wants %d open files, has %d", 2*many+1000, limit.Cur)
-	}
-	e := start(t, toShop(origin(t, echo("shop")).URL))
-	address := strings.TrimPrefix(e.http, "http://")
-	conns := make([]net.Conn, many)
-	var group sync.WaitGroup
-	var failed atomic.Int64
-	for worker := range 50 {
-		group.Go(func() {
-			for i := worker; i < many; i += 50 {
-				conn, err := net.Dial("tcp", address)
-				if err != nil {
-					failed.Add(1)
-					continue
-				}
-				conns[i] = conn
-			}
-		})
-	}
-	group.Wait()
-	defer func() {
-		for _, conn := range conns {
-			if conn != nil {
-				conn.Close()
-			}
-		}
-	}()
-	if n := failed.Load(); n > 0 {
-		t.Fatalf("%d of %d connections were not taken", n, many)
-	}
-	eventually(t, "all are open", func() bool { return e.connections.open.Load() >= many })
-	if status, _, _ := do(t, client(t, false), newRequest(t, http.MethodGet, e.http+"/", nil)); status != http.StatusOK {
-		t.Errorf("somebody who wants something gets %d", status)
 	}
 }
 

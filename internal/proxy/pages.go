@@ -31,7 +31,7 @@ func (m *Maintenance) fill() {
 
 // maintenance answers for a shop that is being worked on.
 func (p *pipeline) maintenance(e *exchange) (done bool) {
-	if e.domain == nil || !e.domain.Options.Maintenance || allowed(e.domain.Allow, e.client) {
+	if !e.closed() {
 		return false
 	}
 	e.refused = "maintenance"

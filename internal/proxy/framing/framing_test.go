@@ -116,7 +116,22 @@ func TestThrough(t *testing.T) {
 	}
 }
 
-// FuzzAgainstNetHTTP: what passes, net/http reads too, and finds the same number of requests in it.
+// ends returns where each request of a stream ends, as far as it passes.
+func ends(stream string) (at []int) {
+	c := &Checker{}
+	for i := range len(stream) {
+		if _, err := c.Check([]byte{stream[i]}); err != nil {
+			return at
+		}
+		if c.Between() {
+			at = append(at, i+1)
+		}
+	}
+	return at
+}
+
+// FuzzAgainstNetHTTP: what passes, net/http reads too, and each request begins and ends for it at the same byte. How the
+// stream is cut into pieces changes nothing.
 func FuzzAgainstNetHTTP(f *testing.F) {
 	for _, stream := range passing {
 		f.Add(stream)
@@ -131,17 +146,16 @@ func FuzzAgainstNetHTTP(f *testing.F) {
 		if single, other := check(stream, 1); (err == nil) != (other == nil) || err == nil && whole.Between() != single.Between() {
 			t.Fatalf("%q: whole %v, byte by byte %v", stream, err, other)
 		}
-		if err != nil || !whole.Between() {
-			return
-		}
-		reader := bufio.NewReader(strings.NewReader(stream))
-		for {
+		source := strings.NewReader(stream)
+		reader := bufio.NewReader(source)
+		begin := 0
+		for _, end := range ends(stream) {
 			request, err := http.ReadRequest(reader)
-			if err == io.EOF {
-				return
-			}
 			if err != nil {
-				return // net/http may refuse more: targets, say.
+				return // net/http may refuse more: targets, say. The connection ends there.
+			}
+			if want := request.Method + " " + request.RequestURI + " " + request.Proto + "\r\n"; !strings.HasPrefix(stream[begin:], want) {
+				t.Fatalf("%q: net/http reads %q at %d", stream, want, begin)
 			}
 			if len(request.TransferEncoding) > 0 && request.ContentLength > 0 {
 				t.Fatalf("%q: length and chunked", stream)
@@ -149,6 +163,10 @@ func FuzzAgainstNetHTTP(f *testing.F) {
 			if _, err := io.Copy(io.Discard, request.Body); err != nil {
 				t.Fatalf("%q passes, and net/http cannot read the body: %v", stream, err)
 			}
+			if at := len(stream) - source.Len() - reader.Buffered(); at != end {
+				t.Fatalf("%q: a request that begins at %d ends at %d, for net/http at %d", stream, begin, end, at)
+			}
+			begin = end
 		}
 	})
 }
