@@ -79,11 +79,15 @@ func (s *Saver) shop(ctx context.Context, name string) (*warmcache.SaveResult, e
 	if limit == 0 {
 		limit = 15 * time.Minute
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it takes longer than %s", limit))
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	config := s.Config
 	config.Shop = name
-	return warmcache.Save(ctx, config)
+	result, err := warmcache.Save(bounded, config)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("it was given up because it took longer than %s: %w", limit, err)
+	}
+	return result, err
 }
 
 func outcome(result *warmcache.SaveResult, err error) string {
