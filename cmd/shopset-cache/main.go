@@ -91,6 +91,9 @@ func run() error {
 		dryRun:  flags.Bool("dry-run", false, "look, and change nothing")}
 	do := commands[name](c)
 	if err := flags.Parse(os.Args[2:]); err != nil {
+		if name == "restore" && !errors.Is(err, flag.ErrHelp) && !slices.Contains(os.Args, "--strict") && !slices.Contains(os.Args, "-strict") {
+			return c.startCold(err) // An image that is older than what starts it keeps no Pod from starting, either.
+		}
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)

@@ -162,8 +162,8 @@ func (f *rankFlags) bigquery(c *command) (*bigquery.Source, error) {
 	}
 	if f.endpoint != "" {
 		u, err := url.Parse(f.endpoint)
-		if err != nil || u.Host == "" {
-			return nil, fmt.Errorf("--bigquery-endpoint %q: want https://HOST/bigquery/v2/", f.endpoint)
+		if err != nil || u.Host == "" || u.User != nil {
+			return nil, errors.New("--bigquery-endpoint: want https://HOST/bigquery/v2/, without a user or a password")
 		}
 		q.Options = append(q.Options, option.WithEndpoint(f.endpoint))
 		switch address := net.ParseIP(u.Hostname()); {

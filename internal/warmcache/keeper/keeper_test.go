@@ -37,7 +37,7 @@ func saver(t *testing.T, shops ...string) (*Saver, *prometheus.Registry) {
 		}
 	}
 	registry := prometheus.NewRegistry()
-	return &Saver{Shops: func() ([]warmcache.Shop, error) { return chosen, nil }, Every: time.Millisecond, Metrics: NewMetrics(registry),
+	return &Saver{Shops: func(context.Context) ([]warmcache.Shop, error) { return chosen, nil }, Every: time.Millisecond, Metrics: NewMetrics(registry),
 		Config: warmcache.SaveConfig{Storage: s, Folder: folder, Compatibility: "1", Source: "pod"}}, registry
 }
 
@@ -84,14 +84,14 @@ func TestLoop(t *testing.T) {
 	defer cancel()
 	var rounds, collected atomic.Int64
 	shops := s.Shops
-	s.Shops = func() ([]warmcache.Shop, error) {
+	s.Shops = func(ctx context.Context) ([]warmcache.Shop, error) {
 		switch rounds.Add(1) {
 		case 1, 2:
 			return nil, errors.New("there is no ranking yet")
 		case 6:
 			cancel()
 		}
-		return shops()
+		return shops(ctx)
 	}
 	s.CollectEvery = time.Nanosecond
 	s.Collect = func(context.Context) error { collected.Add(1); return errors.New("not now") }
