@@ -43,6 +43,8 @@ type command struct {
 	storage *string
 	compat  *string
 	dryRun  *bool
+	// allKeys says that no compatibility key is wanted; of gc alone.
+	allKeys bool
 	// own are the metrics of this program; registry puts them there and on the admin port, which has those of the process, too.
 	own      *prometheus.Registry
 	registry prometheus.Registerer
@@ -111,7 +113,7 @@ func run() error {
 // open opens the storage, and checks what else all commands need. rank does without.
 func (c *command) open(ctx context.Context) (storage.Storage, error) {
 	var problems []error
-	if c.name != "invalidate" && (c.name != "rank" || *c.compat != "") {
+	if c.name != "invalidate" && !c.allKeys && (c.name != "rank" || *c.compat != "") {
 		if err := warmcache.CheckCompatibility(*c.compat); err != nil {
 			problems = append(problems, fmt.Errorf("--compat: %w", err))
 		}

@@ -448,9 +448,8 @@ func TestBudgets(t *testing.T) {
 		}
 	}
 	there := t.TempDir()
-	began := time.Now()
-	report := restore(t, &failing{Storage: s, slow: 10 * time.Second}, there, shops, func(c *RestoreConfig) { c.Time = 50 * time.Millisecond })
-	if !report.Expired || report.Shops != 0 || time.Since(began) > 5*time.Second || len(tree(t, there)) > 0 {
+	report := restore(t, &failing{Storage: s, slow: time.Hour}, there, shops, func(c *RestoreConfig) { c.Time = 50 * time.Millisecond })
+	if !report.Expired || report.Shops != 0 || len(tree(t, there)) > 0 {
 		t.Errorf("a storage that is slow: %+v", report)
 	}
 }
