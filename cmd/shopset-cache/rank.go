@@ -98,6 +98,10 @@ func rankCommand(c *command) runner {
 			fmt.Fprintf(os.Stderr, "%6.1f GB: %s\n", float64(budget.Limit)/1e9, budget)
 		}
 		ranking.Cut(f.top, int64(*f.budget))
+		if len(ranking.Shops) == 0 {
+			// All Pods would start cold from now on.
+			return errors.New("no shop would be in the ranking, so that none is written: are there requests within --window, and does anything fit into --budget-bytes?")
+		}
 		fmt.Fprintln(os.Stderr, ranking)
 		if *c.dryRun {
 			return nil

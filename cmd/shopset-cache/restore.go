@@ -179,15 +179,15 @@ func (r *restoring) run(ctx context.Context, s storage.Storage, goOn bool) error
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(160 << 20)
 	bytes, files := r.left()
-	if bytes < 0 || files < 0 {
-		shops = nil // It is used up already.
+	if bytes < 0 || files < 0 { // It is used up already.
+		return r.end(r.before.Rest(), false)
 	}
 	if !*r.dryRun {
 		if err := os.MkdirAll(r.folder, fs.FileMode(mode)); err != nil {
 			return err
 		}
 	}
-	config := warmcache.RestoreConfig{Storage: s, Folder: r.folder, Compatibility: *r.compat, Shops: shops, Bytes: max(0, bytes), Files: max(0, files),
+	config := warmcache.RestoreConfig{Storage: s, Folder: r.folder, Compatibility: *r.compat, Shops: shops, Bytes: bytes, Files: files,
 		Time: *f.time, Began: began, Workers: *f.workers, Quarantine: *f.quarantine, FolderMode: fs.FileMode(mode), DryRun: *r.dryRun,
 		Continue: goOn, Pace: r.pace, Progress: progress(len(shops)), AtDeadline: func(now warmcache.Report) {
 			slog.Info("the time is over, the rest follows", "left", len(shops)-now.Shops-now.Absent-now.OverBudget-now.Failed)
@@ -202,15 +202,20 @@ func (r *restoring) run(ctx context.Context, s storage.Storage, goOn bool) error
 	if err != nil {
 		return err
 	}
+	return r.end(report, report.Failed > 0 || report.Expired && !goOn)
+}
+
+// end tells what came of it. With --strict it fails when not everything was restored, or nobody could be told.
+func (r *restoring) end(report *warmcache.Report, lacking bool) error {
 	failure := r.tell(report)
 	r.warm()
-	if *f.strict && (report.Failed > 0 || report.Expired && !goOn) {
-		return errors.Join(errors.New("not everything was restored"), failure)
+	if !*r.flags.strict {
+		return nil // What is restored is there.
 	}
-	if *f.strict {
-		return failure
+	if lacking {
+		failure = errors.Join(errors.New("not everything was restored"), failure)
 	}
-	return nil // What is restored is there, even if nobody could be told.
+	return failure
 }
 
 // shops are those to restore, without those that an init container has restored. To find them is part of the time there is: a
@@ -262,7 +267,7 @@ func (r *restoring) tell(report *warmcache.Report) error {
 	all := *report
 	if r.before != nil {
 		all = *r.before
-		all.Restored, all.Errors = all.Restored[:len(all.Restored):len(all.Restored)], all.Errors[:len(all.Errors):len(all.Errors)]
+		all.Restored = all.Restored[:len(all.Restored):len(all.Restored)]
 		all.Add(report)
 	}
 	tell(&all)

@@ -140,9 +140,10 @@ func TestRestored(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := NewMetrics(registry)
 	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	r := &warmcache.Report{At: at, Shops: 1, OverBudget: 2, Files: 10, Bytes: 100, Share: 0.5, Took: 3 * time.Second, Expired: true,
+	r := &warmcache.Report{At: at, Shops: 1, OverBudget: 2, Absent: 3, Failed: 1, Files: 10, Bytes: 100, Share: 0.5, Took: 3 * time.Second, Expired: true,
 		Restored: []warmcache.Restored{{Shop: "a", Generation: 7, Taken: at.Add(-time.Hour)}}}
-	r.Add(&warmcache.Report{Shops: 2, Share: 0.25, Restored: []warmcache.Restored{{Shop: "b", Generation: 3, Taken: at}}})
+	// Of those that were not restored all are tried again: none counts twice.
+	r.Add(&warmcache.Report{Shops: 2, Share: 0.25, Absent: 3, Restored: []warmcache.Restored{{Shop: "b", Generation: 3, Taken: at}}})
 	m.Restored(r)
 	(*Metrics)(nil).Restored(r)
 	for _, test := range []struct {
@@ -152,6 +153,14 @@ func TestRestored(t *testing.T) {
 		if got := testutil.ToFloat64(test.metric); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.metric.Desc(), got, test.want)
 		}
+	}
+	for result, want := range map[string]float64{"restored": 3, "absent": 3, "over_budget": 0, "failed": 0} {
+		if got := testutil.ToFloat64(m.shops.WithLabelValues(result)); got != want {
+			t.Errorf("%s: %v shops, want %v", result, got, want)
+		}
+	}
+	if r.Add(r.Rest()); r.Absent != 3 || r.Shops != 3 {
+		t.Errorf("%+v", r)
 	}
 	left := r.Without([]warmcache.Shop{{Name: "a"}, {Name: "c"}, {Name: "b"}})
 	if len(left) != 1 || left[0].Name != "c" {

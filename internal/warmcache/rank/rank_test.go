@@ -287,6 +287,16 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// TestTooOldToCount: what is so old that it counts nothing is still a number.
+func TestTooOldToCount(t *testing.T) {
+	c := NewCounter(now, time.Minute, 10)
+	c.Add("a", now.Add(-10000*time.Hour), 1)
+	var text bytes.Buffer
+	if err := c.Rank(Worth{}).Write(&text); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWrongNames: a ranking of nothing is an error, not a ranking.
 func TestWrongNames(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.log")

@@ -223,7 +223,7 @@ func (s *Store) explain(key string, err error) error {
 		return fmt.Errorf("%s: %w", key, storage.ErrNotFound)
 	case http.StatusPreconditionFailed, http.StatusConflict:
 		return fmt.Errorf("%s: %w", key, storage.ErrConflict)
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented:
+	case http.StatusMovedPermanently, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented:
 		var api smithy.APIError
 		if errors.As(err, &api) && slices.Contains([]string{"RequestTimeout", "RequestTimeTooSkewed", "ExpiredToken"}, api.ErrorCode()) {
 			break // Another one later: credentials are fetched anew.
