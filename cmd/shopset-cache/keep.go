@@ -25,14 +25,11 @@ func keepCommand(c *command) runner {
 		if err != nil {
 			return fmt.Errorf("keep: %w", err)
 		}
-		r := &restoring{command: c, flags: restore, metrics: keeper.NewMetrics(c.registry), folder: *save.folder, validate: *save.validate,
+		r := &restoring{command: c, flags: restore, metrics: keeper.NewMetrics(c.registry), folder: *save.folder, validate: *save.validate, ranking: *save.ranking,
 			before: reportOfBefore(*restore.report, *c.compat), pace: warmcache.NewPace(*save.caps.cpus)}
 		r.warm = c.readyAfter("restore")
 		return c.serve(ctx, *save.admin, func(ctx context.Context) error {
-			shops, err := toRestore(ctx, s, c.flags.Args(), *save.ranking, *c.compat)
-			if err == nil {
-				err = r.run(ctx, s, shops, true)
-			}
+			err := r.run(ctx, s, true)
 			if err != nil && *restore.strict {
 				return err
 			}

@@ -26,15 +26,11 @@ func listCommand(c *command) func(context.Context, storage.Storage) error {
 }
 
 // named are the shops of the arguments, or all that have snapshots.
-func named(ctx context.Context, c *command, s storage.Storage) (shops []string, err error) {
+func named(ctx context.Context, c *command, s storage.Storage) ([]string, error) {
 	if c.flags.NArg() > 0 {
 		return c.flags.Args(), nil
 	}
-	err = warmcache.Shops(ctx, s, *c.compat, func(shop string, _ []warmcache.Generation) error {
-		shops = append(shops, shop)
-		return nil
-	})
-	return shops, err
+	return warmcache.Names(ctx, s, *c.compat)
 }
 
 func verifyCommand(c *command) func(context.Context, storage.Storage) error {

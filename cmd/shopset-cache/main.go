@@ -43,6 +43,8 @@ type command struct {
 	storage *string
 	compat  *string
 	dryRun  *bool
+	// allKeys says that no compatibility key is wanted; of gc alone.
+	allKeys bool
 	// own are the metrics of this program; registry puts them there and on the admin port, which has those of the process, too.
 	own      *prometheus.Registry
 	registry prometheus.Registerer
@@ -91,6 +93,9 @@ func run() error {
 		dryRun:  flags.Bool("dry-run", false, "look, and change nothing")}
 	do := commands[name](c)
 	if err := flags.Parse(os.Args[2:]); err != nil {
+		if name == "restore" && !errors.Is(err, flag.ErrHelp) && !slices.Contains(os.Args, "--strict") && !slices.Contains(os.Args, "-strict") {
+			return c.startCold(err) // An image that is older than what starts it keeps no Pod from starting, either.
+		}
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -108,7 +113,7 @@ func run() error {
 // open opens the storage, and checks what else all commands need. rank does without.
 func (c *command) open(ctx context.Context) (storage.Storage, error) {
 	var problems []error
-	if c.name != "invalidate" && (c.name != "rank" || *c.compat != "") {
+	if c.name != "invalidate" && !c.allKeys && (c.name != "rank" || *c.compat != "") {
 		if err := warmcache.CheckCompatibility(*c.compat); err != nil {
 			problems = append(problems, fmt.Errorf("--compat: %w", err))
 		}

@@ -8,12 +8,15 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shopset/shopset/internal/warmcache"
 )
 
+// isTerminal says whether people look: /dev/null, which is a device of characters as well, is none.
 func isTerminal() bool {
-	info, err := os.Stderr.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Mode()&os.ModeDevice != 0
+	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS) //nolint:gosec // It is a file descriptor.
+	return err == nil
 }
 
 // progress draws a bar on a terminal, and writes a line every few seconds elsewhere.

@@ -98,6 +98,10 @@ func rankCommand(c *command) runner {
 			fmt.Fprintf(os.Stderr, "%6.1f GB: %s\n", float64(budget.Limit)/1e9, budget)
 		}
 		ranking.Cut(f.top, int64(*f.budget))
+		if len(ranking.Shops) == 0 {
+			// All Pods would start cold from now on.
+			return errors.New("no shop would be in the ranking, so that none is written: are there requests within --window, and does anything fit into --budget-bytes?")
+		}
 		fmt.Fprintln(os.Stderr, ranking)
 		if *c.dryRun {
 			return nil
@@ -162,8 +166,8 @@ func (f *rankFlags) bigquery(c *command) (*bigquery.Source, error) {
 	}
 	if f.endpoint != "" {
 		u, err := url.Parse(f.endpoint)
-		if err != nil || u.Host == "" {
-			return nil, fmt.Errorf("--bigquery-endpoint %q: want https://HOST/bigquery/v2/", f.endpoint)
+		if err != nil || u.Host == "" || u.User != nil {
+			return nil, errors.New("--bigquery-endpoint: want https://HOST/bigquery/v2/, without a user or a password")
 		}
 		q.Options = append(q.Options, option.WithEndpoint(f.endpoint))
 		switch address := net.ParseIP(u.Hostname()); {

@@ -80,13 +80,23 @@ func toRestore(ctx context.Context, s storage.Storage, args []string, ranking, c
 	if !errors.Is(err, storage.ErrNotFound) {
 		return shops, err
 	}
-	var all []warmcache.Shop
-	err = warmcache.Shops(ctx, s, compat, func(shop string, _ []warmcache.Generation) error {
-		all = append(all, warmcache.Shop{Name: shop})
-		return nil
-	})
-	for i := range all {
-		all[i].Share = 1 / float64(len(all)) // Nobody knows better.
+	names, err := warmcache.Names(ctx, s, compat)
+	all := make([]warmcache.Shop, len(names))
+	for i, name := range names {
+		all[i] = warmcache.Shop{Name: name, Share: 1 / float64(len(names))} // Nobody knows better.
 	}
 	return all, err
+}
+
+// toSave are the shops that are named, or those of a ranking. Without one they are those of the default ranking; and as long as
+// nobody has made that, all that the folder has.
+func toSave(ctx context.Context, s storage.Storage, args []string, ranking, folder string) ([]warmcache.Shop, error) {
+	if len(args) > 0 || ranking != "" {
+		return chosen(ctx, s, args, ranking, folder)
+	}
+	shops, err := chosen(ctx, s, nil, defaultRanking, folder)
+	if errors.Is(err, storage.ErrNotFound) {
+		return chosen(ctx, s, nil, "", folder)
+	}
+	return shops, err
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -95,23 +96,47 @@ func restoreCommand(c *command) runner {
 	cpus := c.flags.Float64("cpus", 0.25, "with --continue, how many cores may be used on average when the time is over; 0 for no bound")
 	address := c.flags.String("admin", admin.DefaultAddress, "`address` of health and metrics with --continue")
 	return func(ctx context.Context, s storage.Storage) error {
-		metrics := keeper.NewMetrics(c.registry)
-		do := func(ctx context.Context) error {
-			shops, err := toRestore(ctx, s, c.flags.Args(), *ranking, *c.compat)
-			if err == nil {
-				r := &restoring{command: c, flags: f, metrics: metrics, folder: *folder, validate: *validate, pace: warmcache.NewPace(*cpus)}
-				err = r.run(ctx, s, shops, *goOn)
-			}
-			if err != nil && !*f.strict {
-				// A warm start is an optimisation: nothing of it keeps a Pod from starting.
-				return c.startCold(err)
-			}
-			return err
+		r := &restoring{command: c, flags: f, metrics: keeper.NewMetrics(c.registry), folder: *folder, validate: *validate, ranking: *ranking, pace: warmcache.NewPace(*cpus)}
+		do := func(ctx context.Context) error { return r.run(ctx, s, *goOn) }
+		if *goOn {
+			r.warm = c.readyAfter("restore")
+			return c.serve(ctx, *address, func(ctx context.Context) error { return c.mayFail(do(ctx)) })
 		}
-		if !*goOn {
-			return do(ctx)
+		limit := *f.time
+		if limit > 0 {
+			limit += overrun
 		}
-		return c.serve(ctx, *address, do)
+		return c.mayFail(endsIn(ctx, limit, do))
+	}
+}
+
+// mayFail tells an error; with --strict it is one, else the Pod starts cold: a warm start is an optimisation, and nothing of it
+// keeps a Pod from starting.
+func (c *command) mayFail(err error) error {
+	if err != nil && c.lenient() {
+		return c.startCold(err)
+	}
+	return err
+}
+
+// overrun is how long after its deadline a restore may take to notice that. It ends at the deadline by itself, unless something
+// does not answer that nobody can interrupt: a disk, or a folder on a server that is away.
+const overrun = 5 * time.Second
+
+// endsIn does something, and does not wait for it any longer than a time; zero is no bound.
+func endsIn(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
+	if limit <= 0 {
+		return do(ctx)
+	}
+	done := make(chan error, 1)
+	go func() { done <- do(ctx) }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("the storage or the disk does not answer: it is left behind after %s; what was restored before is there", limit)
 	}
 }
 
@@ -121,16 +146,17 @@ type restoring struct {
 	flags            *restoreFlags
 	metrics          *keeper.Metrics
 	folder, validate string
+	ranking          string
 	// before is what an init container restored; nil for nothing.
 	before *warmcache.Report
-	// warm is called when the Pod may start, or has to.
+	// warm is called when the Pod may start, or has to; nil for nobody who waits.
 	warm func()
 	pace *warmcache.Pace
 }
 
-// run restores shops. With goOn it does so until all are restored, and calls warm when the time is over.
-func (r *restoring) run(ctx context.Context, s storage.Storage, shops []warmcache.Shop, goOn bool) error {
-	f := r.flags
+// run finds the shops and restores them. With goOn it does so until all are restored, and calls warm when the time is over.
+func (r *restoring) run(ctx context.Context, s storage.Storage, goOn bool) error {
+	f, began := r.flags, time.Now()
 	mode, err := strconv.ParseUint(*f.mode, 8, 32)
 	if err != nil || mode&^0o777 != 0 || mode&0o700 != 0o700 {
 		return fmt.Errorf("--folder-mode %q: want one like 0755", *f.mode)
@@ -139,19 +165,30 @@ func (r *restoring) run(ctx context.Context, s storage.Storage, shops []warmcach
 		return errors.New("want --folder, at least one of --workers, and no budget below 0")
 	}
 	if r.warm == nil {
-		r.warm = r.readyAfter("restore")
+		r.warm = func() {}
+	}
+	if goOn && *f.time > 0 {
+		// Whatever holds it up, the ranking included.
+		defer time.AfterFunc(*f.time, r.warm).Stop()
+	}
+	shops, err := r.shops(ctx, s, goOn)
+	if err != nil {
+		return err
 	}
 	// Short and with little that lives: rare collections, within a bound.
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(160 << 20)
-	if r.before != nil {
-		shops = r.before.Without(shops)
+	bytes, files := r.left()
+	if bytes < 0 || files < 0 { // It is used up already.
+		return r.end(r.before.Rest(), false)
 	}
-	if err := os.MkdirAll(r.folder, fs.FileMode(mode)); err != nil {
-		return err
+	if !*r.dryRun {
+		if err := os.MkdirAll(r.folder, fs.FileMode(mode)); err != nil {
+			return err
+		}
 	}
-	config := warmcache.RestoreConfig{Storage: s, Folder: r.folder, Compatibility: *r.compat, Shops: shops, Bytes: int64(*f.bytes), Files: *f.files,
-		Time: *f.time, Workers: *f.workers, Quarantine: *f.quarantine, FolderMode: fs.FileMode(mode), DryRun: *r.dryRun,
+	config := warmcache.RestoreConfig{Storage: s, Folder: r.folder, Compatibility: *r.compat, Shops: shops, Bytes: bytes, Files: files,
+		Time: *f.time, Began: began, Workers: *f.workers, Quarantine: *f.quarantine, FolderMode: fs.FileMode(mode), DryRun: *r.dryRun,
 		Continue: goOn, Pace: r.pace, Progress: progress(len(shops)), AtDeadline: func(now warmcache.Report) {
 			slog.Info("the time is over, the rest follows", "left", len(shops)-now.Shops-now.Absent-now.OverBudget-now.Failed)
 			r.tell(&now)
@@ -165,15 +202,53 @@ func (r *restoring) run(ctx context.Context, s storage.Storage, shops []warmcach
 	if err != nil {
 		return err
 	}
+	return r.end(report, report.Failed > 0 || report.Expired && !goOn)
+}
+
+// end tells what came of it. With --strict it fails when not everything was restored, or nobody could be told.
+func (r *restoring) end(report *warmcache.Report, lacking bool) error {
 	failure := r.tell(report)
 	r.warm()
-	if *f.strict && (report.Failed > 0 || report.Expired && !goOn) {
-		return errors.Join(errors.New("not everything was restored"), failure)
+	if !*r.flags.strict {
+		return nil // What is restored is there.
+	}
+	if lacking {
+		failure = errors.Join(errors.New("not everything was restored"), failure)
 	}
 	return failure
 }
 
-// readyAfter makes the program unready until what it returns is called.
+// shops are those to restore, without those that an init container has restored. To find them is part of the time there is: a
+// storage that does not answer holds up nobody for longer.
+func (r *restoring) shops(ctx context.Context, s storage.Storage, goOn bool) ([]warmcache.Shop, error) {
+	if limit := *r.flags.time; limit > 0 && !goOn {
+		bounded, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		ctx = bounded
+	}
+	shops, err := toRestore(ctx, s, r.command.flags.Args(), r.ranking, *r.compat)
+	if err == nil && r.before != nil {
+		shops = r.before.Without(shops)
+	}
+	return shops, err
+}
+
+// left is what an init container has left of the budgets: 0 for no bound, below 0 for nothing.
+func (r *restoring) left() (bytes, files int64) {
+	bytes, files = int64(*r.flags.bytes), *r.flags.files
+	if r.before == nil {
+		return bytes, files
+	}
+	less := func(budget, used int64) int64 {
+		if budget == 0 || budget > used {
+			return max(0, budget-used)
+		}
+		return -1
+	}
+	return less(bytes, r.before.Bytes), less(files, r.before.Files)
+}
+
+// readyAfter makes the program unready until what it returns is called, which may be more than once, and at the same time.
 func (c *command) readyAfter(what string) func() {
 	done := make(chan struct{})
 	c.admin.AddCheck(what, func(context.Context) error {
@@ -184,13 +259,7 @@ func (c *command) readyAfter(what string) func() {
 			return errors.New("it is not done yet")
 		}
 	})
-	return func() {
-		select {
-		case <-done:
-		default:
-			close(done)
-		}
-	}
+	return sync.OnceFunc(func() { close(done) })
 }
 
 // tell says what was restored, to people, in the report, and in metrics.
@@ -198,7 +267,7 @@ func (r *restoring) tell(report *warmcache.Report) error {
 	all := *report
 	if r.before != nil {
 		all = *r.before
-		all.Restored, all.Errors = all.Restored[:len(all.Restored):len(all.Restored)], all.Errors[:len(all.Errors):len(all.Errors)]
+		all.Restored = all.Restored[:len(all.Restored):len(all.Restored)]
 		all.Add(report)
 	}
 	tell(&all)

@@ -26,7 +26,7 @@ type saveFlags struct {
 func (c *command) saveFlags(every time.Duration) *saveFlags {
 	return &saveFlags{
 		folder:   c.flags.String("folder", "", "`folder` of the shops' caches"),
-		ranking:  c.flags.String("ranking", "", "`file` of shops, the most valuable first"),
+		ranking:  c.flags.String("ranking", "", "`file` of shops, or @NAME in the storage; @default if it is there, when empty, else all shops of the folder"),
 		source:   c.flags.String("source", os.Getenv("HOSTNAME"), "name of this Pod"),
 		settle:   c.flags.Duration("settle", 2*time.Second, "how long a file must have been left alone to be saved"),
 		least:    c.flags.Float64("least", 0.5, "part of the last snapshot's files that there must be, within a day: a Pod that is cold does not save"),
@@ -41,8 +41,8 @@ func (c *command) saveFlags(every time.Duration) *saveFlags {
 // saver makes one of the flags.
 func (f *saveFlags) saver(c *command, s storage.Storage, pace *warmcache.Pace, metrics *keeper.Metrics) *keeper.Saver {
 	saver := &keeper.Saver{Named: c.flags.NArg() > 0, Every: *f.every, CollectEvery: *f.collect, Metrics: metrics,
-		Shops: func() ([]warmcache.Shop, error) {
-			return chosen(context.Background(), s, c.flags.Args(), *f.ranking, *f.folder)
+		Shops: func(ctx context.Context) ([]warmcache.Shop, error) {
+			return toSave(ctx, s, c.flags.Args(), *f.ranking, *f.folder)
 		},
 		Config: warmcache.SaveConfig{Storage: s, Folder: *f.folder, Compatibility: *c.compat, Source: *f.source, Settle: *f.settle, Least: *f.least,
 			Pace: pace, Reads: decorate.BytesPerSecond(int(*f.caps.reads)), Validate: validator(*f.validate), DryRun: *c.dryRun}}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/shopset/shopset/internal/warmcache"
 	"github.com/shopset/shopset/internal/warmcache/storage"
@@ -59,12 +60,29 @@ func validator(line string) func(ctx context.Context, folder string) error {
 		return nil
 	}
 	return func(ctx context.Context, folder string) error {
-		output, err := exec.CommandContext(ctx, words[0], append(words[1:len(words):len(words)], folder)...).CombinedOutput() //nolint:gosec // That is what it is for.
-		if err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, output[:min(len(output), 500)])
+		command := exec.CommandContext(ctx, words[0], append(words[1:len(words):len(words)], folder)...) //nolint:gosec // That is what it is for.
+		// When it is killed, what it has started may hold its output open for ever.
+		command.WaitDelay = time.Second
+		said := &beginning{left: 500}
+		command.Stdout, command.Stderr = said, said
+		if err := command.Run(); err != nil {
+			return fmt.Errorf("%s: %w: %s", line, errors.Join(ctx.Err(), err), said.text)
 		}
 		return nil
 	}
+}
+
+// beginning keeps the first bytes that are written to it.
+type beginning struct {
+	text []byte
+	left int
+}
+
+// Write implements io.Writer.
+func (b *beginning) Write(p []byte) (int, error) {
+	n := min(len(p), b.left)
+	b.text, b.left = append(b.text, p[:n]...), b.left-n
+	return len(p), nil
 }
 
 // size is a flag of bytes: 1073741824, 1GiB, 1Gi, 1GB.

@@ -23,7 +23,8 @@ func openStorage(ctx context.Context, address string, registry prometheus.Regist
 	}
 	if !strings.HasPrefix(address, "s3://") {
 		if strings.Contains(address, "://") && !strings.HasPrefix(address, "file://") {
-			return nil, fmt.Errorf("--storage %q: want s3://BUCKET/PREFIX or a folder", address)
+			scheme, _, _ := strings.Cut(address, "://")
+			return nil, fmt.Errorf("--storage %q: want s3://BUCKET/PREFIX or a folder", scheme+"://…")
 		}
 		s, err := local.Open(strings.TrimPrefix(address, "file://"))
 		if err != nil {
@@ -40,13 +41,18 @@ func openStorage(ctx context.Context, address string, registry prometheus.Regist
 
 // openS3 opens s3://BUCKET/PREFIX?OPTION=VALUE.
 func openS3(ctx context.Context, address string) (*s3store.Store, error) {
+	// What is wrong here may be a password: no more of it is told than where it was looked for.
 	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return nil, fmt.Errorf("%q: want s3://BUCKET/PREFIX", address)
+	if err == nil && u.User != nil {
+		return nil, errors.New("s3://…: credentials have no place in the address; they come from the environment or the identity of the Pod")
 	}
+	if err != nil || u.Host == "" || u.Fragment != "" {
+		return nil, errors.New("s3://…: want s3://BUCKET/PREFIX?OPTION=VALUE")
+	}
+	address = "s3://" + u.Host + u.Path
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, fmt.Errorf("%q: %w", address, err)
+		return nil, fmt.Errorf("%q: its options cannot be read: want OPTION=VALUE, parted by &", address)
 	}
 	known := []string{"region", "endpoint", "path-style", "encryption", "kms-key", "insecure"}
 	for name, values := range query {

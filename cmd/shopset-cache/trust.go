@@ -78,15 +78,42 @@ func invalidateCommand(c *command) func(context.Context, storage.Storage) error 
 
 func gcCommand(c *command) func(context.Context, storage.Storage) error {
 	grace := c.flags.Duration("grace", 24*time.Hour, "how old something must be to be removed")
+	unused := c.flags.Duration("unused", 0, "drop the snapshots of shops that nobody has saved anew for so long, such as 720h, too; 0 for none")
+	c.flags.BoolVar(&c.allKeys, "all-keys", false, "do so for all compatibility keys, and so for those of releases that do not run any more")
 	return func(ctx context.Context, s storage.Storage) error {
-		removed, err := warmcache.GC(ctx, s, *c.compat, *grace, time.Now(), *c.dryRun)
-		if removed != nil {
-			verb := "were removed"
-			if *c.dryRun {
-				verb = "would be removed"
-			}
-			fmt.Printf("%d objects of %d KiB %s, %d shops are being saved and were left alone\n", removed.Objects, removed.Bytes>>10, verb, removed.Busy)
+		if *unused < 0 || *grace < 0 {
+			return errors.New("--grace and --unused: want 0 or more")
 		}
-		return err
+		keys := []string{*c.compat}
+		if c.allKeys {
+			found, err := warmcache.Compatibilities(ctx, s)
+			if err != nil {
+				return err
+			}
+			keys = found
+		}
+		var failures []error
+		for _, key := range keys {
+			if err := c.collect(ctx, s, key, *grace, *unused); err != nil {
+				failures = append(failures, fmt.Errorf("%s: %w", key, err)) // The others are cleared.
+			}
+		}
+		return errors.Join(failures...)
 	}
+}
+
+// collect clears one compatibility key, and says what it did.
+func (c *command) collect(ctx context.Context, s storage.Storage, key string, grace, unused time.Duration) error {
+	verb := map[bool]string{false: "were", true: "would be"}[*c.dryRun]
+	var forgetting error
+	if unused > 0 {
+		forgotten, err := warmcache.Forget(ctx, s, key, unused, time.Now(), *c.dryRun)
+		fmt.Printf("%s: %d snapshots of %d shops %s dropped\n", key, forgotten.Snapshots, forgotten.Shops, verb)
+		forgetting = err
+	}
+	removed, err := warmcache.GC(ctx, s, key, grace, time.Now(), *c.dryRun)
+	if removed != nil {
+		fmt.Printf("%s: %d objects of %d KiB %s removed, %d shops are being saved and were left alone\n", key, removed.Objects, removed.Bytes>>10, verb, removed.Busy)
+	}
+	return errors.Join(forgetting, err)
 }

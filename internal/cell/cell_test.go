@@ -96,14 +96,30 @@ func TestWarmCacheMistakes(t *testing.T) {
 	warm.Save.Every, warm.Save.BytesPerSecond = &metav1.Duration{Duration: time.Millisecond}, new(resource.MustParse("0"))
 	ss.Spec.Components[0].Ports[0].Port = v1alpha1.WarmCachePort
 	ss.Spec.Components[1].WarmCache.Source.Storage = "/mnt/cachesAndMore"
+	ss.Spec.Components[1].WarmCache.Budget.Time = &metav1.Duration{}
+	ss.Spec.Components[1].WarmCache.SizeLimit = new(resource.MustParse("1Gi"))
 	_, err := cell.Build(ss)
 	if err == nil {
 		t.Fatal("built")
 	}
 	for _, want := range []string{"spec.components[shop].warmCache.budget.bytes: must be above 0", "warmCache.sizeLimit: must be above 0", "warmCache.save.every: must be 1s",
-		"warmCache.save.bytesPerSecond: must be above 0", "spec.components[shop].ports: 9091 is where", "spec.components[feed].warmCache.source.storage: no volume is mounted at /mnt/cachesAndMore"} {
+		"warmCache.save.bytesPerSecond: must be above 0", "spec.components[shop].ports: 9091 is where", "spec.components[feed].warmCache.source.storage: no volume is mounted at /mnt/cachesAndMore",
+		"spec.components[feed].warmCache.budget.time: must be above 0", "spec.components[feed].warmCache.sizeLimit: 1Gi is less than budget.bytes, 2Gi"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+}
+
+// TestRestoreHasMemory: a component with little memory does not wait for ever for a restore that is killed for that.
+func TestRestoreHasMemory(t *testing.T) {
+	ss := load(t, "warm")
+	memory := func(of corev1.Container) string { return of.Resources.Limits.Memory().String() }
+	for limit, want := range map[string]string{"64Mi": "384Mi", "1Gi": "1Gi"} {
+		ss.Spec.Components[1].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(limit)}
+		pod := component(build(t, ss), "feed").Deployment.Spec.Template.Spec
+		if got := memory(pod.InitContainers[0]); got != want || memory(pod.Containers[0]) != limit {
+			t.Errorf("the component has %s, which was to be %s; the restore has %s, want %s", memory(pod.Containers[0]), limit, got, want)
 		}
 	}
 }

@@ -33,6 +33,10 @@ const (
 	warmBytesPerSecond = 16 << 20
 )
 
+// restoreMemory is what a restore may need, the disk's cache included. The limit of the component itself may be lower: a restore
+// that is killed for that is begun again and again, and the component never starts.
+const restoreMemory = 384 << 20
+
 // addWarmCache restores the component's file caches in an init container, and saves them in a container beside it that
 // starts before it and ends after it.
 func addWarmCache(pod *corev1.PodSpec, component *v1alpha1.Component) {
@@ -63,7 +67,7 @@ func addWarmCache(pod *corev1.PodSpec, component *v1alpha1.Component) {
 	restore := corev1.Container{
 		Name: RestoreContainer, Image: warm.Image, ImagePullPolicy: main.ImagePullPolicy,
 		Args:    slices.Concat([]string{"restore"}, common, budgetArgs(warm), []string{"--termination-message", corev1.TerminationMessagePathDefault}),
-		EnvFrom: warm.Source.EnvFrom, Resources: *main.Resources.DeepCopy(), VolumeMounts: mounts, SecurityContext: security,
+		EnvFrom: warm.Source.EnvFrom, Resources: restoreResources(main), VolumeMounts: mounts, SecurityContext: security,
 		TerminationMessagePolicy: corev1.TerminationMessageReadFile,
 	}
 	if warm.Budget.Continue {
@@ -77,6 +81,15 @@ func addWarmCache(pod *corev1.PodSpec, component *v1alpha1.Component) {
 	if warm.Save != nil {
 		pod.InitContainers = append(pod.InitContainers, saver(restore, warm, common))
 	}
+}
+
+// restoreResources are those of the main container, which is not there yet while it is restored, but for too little memory.
+func restoreResources(main *corev1.Container) corev1.ResourceRequirements {
+	resources := *main.Resources.DeepCopy()
+	if limit, bounded := resources.Limits[corev1.ResourceMemory]; bounded && limit.Value() < restoreMemory {
+		resources.Limits[corev1.ResourceMemory] = *resource.NewQuantity(restoreMemory, resource.BinarySI)
+	}
+	return resources
 }
 
 func budgetArgs(warm *v1alpha1.WarmCache) []string {
@@ -108,7 +121,8 @@ func saver(restore corev1.Container, warm *v1alpha1.WarmCache, common []string) 
 	}
 	command := "save"
 	if warm.Budget.Continue {
-		command = "keep" // It restores the rest first.
+		command = "keep" // It restores first what there was no time for, within the same budgets.
+		common = slices.Concat(common, budgetArgs(warm))
 	}
 	result.Args = slices.Concat([]string{command}, common, []string{
 		"--every", duration(warm.Save.Every, warmEvery),
@@ -156,6 +170,13 @@ func checkWarmCache(component *v1alpha1.Component, problems *Problems) {
 	}
 	positive("budget.bytes", warm.Budget.Bytes)
 	positive("sizeLimit", warm.SizeLimit)
+	if warm.Budget.Time != nil && warm.Budget.Time.Duration <= 0 {
+		problems.add(componentField(component.Name, "warmCache.budget.time"), "must be above 0, as 20s is: a Pod would wait for ever")
+	}
+	if bytes := quantity(warm.Budget.Bytes, warmBytes); warm.SizeLimit != nil && warm.SizeLimit.Sign() > 0 && warm.SizeLimit.Value() < bytes {
+		problems.add(componentField(component.Name, "warmCache.sizeLimit"), "%s is less than budget.bytes, %s: a Pod that is restored would be evicted; raise the one or lower the other",
+			warm.SizeLimit, resource.NewQuantity(bytes, resource.BinarySI))
+	}
 	if warm.Save != nil {
 		positive("save.bytesPerSecond", warm.Save.BytesPerSecond)
 		if warm.Save.Every != nil && warm.Save.Every.Duration < time.Second {

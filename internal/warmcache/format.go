@@ -24,7 +24,7 @@ const (
 	maxBytes    = 4 << 30
 	maxFile     = 64 << 20
 	maxPath     = 1024
-	maxPacks    = 64
+	maxPacks    = 1024 // 4 GiB that cannot be compressed need 256, and as many more may be half used
 	maxDepth    = 32
 	frameBytes  = 1 << 20
 	packBytes   = 16 << 20 // compressed, after which a pack ends
@@ -179,11 +179,14 @@ func CheckShop(shop string) error {
 
 // CheckCompatibility says whether a text can be a compatibility key.
 func CheckCompatibility(compat string) error {
-	if !compatPattern.MatchString(compat) || strings.Contains(compat, "..") {
-		return fmt.Errorf("%q is no compatibility key: want up to 64 letters, digits, dots, dashes or underscores", compat)
+	if !compatPattern.MatchString(compat) || strings.Contains(compat, "..") || slices.Contains(reserved, compat) {
+		return fmt.Errorf("%q is no compatibility key: want up to 64 letters, digits, dots, dashes or underscores, and not %s", compat, strings.Join(reserved, " or "))
 	}
 	return nil
 }
+
+// reserved are not compatibility keys: below them is what all of these have in common, for which others have the rights.
+var reserved = []string{"invalid", "rankings"}
 
 // Keys of objects; see docs/cache-format.md.
 func headKey(compat, shop string) string { return "v1/" + compat + "/heads/" + shop }

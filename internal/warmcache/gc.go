@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,46 +26,91 @@ func GC(ctx context.Context, s storage.Storage, compat string, grace time.Durati
 		return nil, err
 	}
 	removed := &Removed{}
-	shops, old, err := oldObjects(ctx, s, compat, now.Add(-grace))
-	if err != nil {
-		return removed, err
+	if grace < 0 {
+		return removed, fmt.Errorf("a grace of %s: want 0 or more", grace)
 	}
 	var failures []error
-	for _, shop := range shops {
+	err := eachOld(ctx, s, compat, now.Add(-grace), func(shop string, old []storage.Info) {
 		g := &collecting{storage: s, compat: compat, shop: shop, dryRun: dryRun, removed: removed}
-		if err := g.run(ctx, old[shop]); err != nil {
+		if err := g.run(ctx, old); err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", shop, err))
 		}
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return removed, errors.Join(failures...)
+	})
+	return removed, errors.Join(append(failures, err)...)
 }
 
-// oldObjects lists packs and manifests that are old enough, by shop, and the shops in order.
-func oldObjects(ctx context.Context, s storage.Storage, compat string, before time.Time) (shops []string, old map[string][]storage.Info, err error) {
-	old = map[string][]storage.Info{}
-	for _, prefix := range []string{"v1/" + compat + "/packs/", "v1/" + compat + "/manifests/"} {
-		for after := ""; ; {
-			page, err := s.List(ctx, prefix, after, 1000)
+// eachOld visits the shops with their packs and manifests that are old enough. No more than one shop's are held at a time: both are
+// listed in the order of the keys, side by side.
+func eachOld(ctx context.Context, s storage.Storage, compat string, before time.Time, visit func(shop string, old []storage.Info)) error {
+	lists := []*listing{{storage: s, prefix: "v1/" + compat + "/packs/"}, {storage: s, prefix: "v1/" + compat + "/manifests/"}}
+	for {
+		first := ""
+		for _, list := range lists {
+			shop, err := list.peek(ctx)
 			if err != nil {
-				return nil, nil, err
+				return err
 			}
-			if len(page) == 0 {
-				break
-			}
-			for _, info := range page {
-				after = info.Key
-				shop, hash, found := strings.Cut(strings.TrimPrefix(info.Key, prefix), "/")
-				if !found || CheckShop(shop) != nil || !hashPattern.MatchString(hash) || info.Modified.After(before) {
-					continue // Nobody's, or too young.
-				}
-				old[shop] = append(old[shop], info)
+			// With the slash, as in the keys: "a-b/" comes before "a/".
+			if shop != "" && (first == "" || shop+"/" < first+"/") {
+				first = shop
 			}
 		}
+		if first == "" {
+			return nil
+		}
+		var old []storage.Info
+		for _, list := range lists {
+			for shop, err := list.peek(ctx); shop == first || err != nil; shop, err = list.peek(ctx) {
+				if err != nil {
+					return err
+				}
+				if info := list.next(); !info.Modified.After(before) {
+					old = append(old, info)
+				}
+			}
+		}
+		if len(old) > 0 {
+			visit(first, old)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
-	return slices.Sorted(maps.Keys(old)), old, nil
+}
+
+// listing lists the objects of shops below a prefix, page by page.
+type listing struct {
+	storage       storage.Storage
+	prefix, after string
+	page          []storage.Info
+	end           bool
+}
+
+// peek is the shop of the next object; empty at the end. What is nobody's is left out.
+func (l *listing) peek(ctx context.Context) (string, error) {
+	for {
+		for len(l.page) > 0 {
+			shop, hash, found := strings.Cut(strings.TrimPrefix(l.page[0].Key, l.prefix), "/")
+			if found && CheckShop(shop) == nil && hashPattern.MatchString(hash) {
+				return shop, nil
+			}
+			l.next()
+		}
+		if l.end {
+			return "", nil
+		}
+		page, err := l.storage.List(ctx, l.prefix, l.after, 1000)
+		if err != nil {
+			return "", err
+		}
+		l.page, l.end = page, len(page) == 0
+	}
+}
+
+func (l *listing) next() storage.Info {
+	info := l.page[0]
+	l.page, l.after = l.page[1:], info.Key
+	return info
 }
 
 type collecting struct {
@@ -94,12 +137,12 @@ func (g *collecting) run(ctx context.Context, found []storage.Info) error {
 			return err
 		}
 		defer turn.giveUp(ctx)
-		return g.remove(ctx, found, turn.renew)
+		return g.remove(ctx, found, turn)
 	}
-	return g.remove(ctx, found, func(context.Context) error { return nil })
+	return g.remove(ctx, found, nil)
 }
 
-func (g *collecting) remove(ctx context.Context, found []storage.Info, renew func(context.Context) error) error {
+func (g *collecting) remove(ctx context.Context, found []storage.Info, turn *turn) error {
 	// Read now that nobody else changes it.
 	h, _, err := loadHead(ctx, g.storage, g.compat, g.shop)
 	if err != nil {
@@ -121,10 +164,7 @@ func (g *collecting) remove(ctx context.Context, found []storage.Info, renew fun
 			continue
 		}
 		if !g.dryRun {
-			if err := renew(ctx); err != nil {
-				return err
-			}
-			if err := g.storage.Delete(ctx, info.Key); err != nil {
+			if err := g.delete(ctx, turn, info.Key); err != nil {
 				return err
 			}
 		}
@@ -132,4 +172,14 @@ func (g *collecting) remove(ctx context.Context, found []storage.Info, renew fun
 		g.removed.Bytes += info.Size
 	}
 	return nil
+}
+
+// delete removes an object, as long as nobody else may have the turn: a saver could send the same content again, and need it.
+func (g *collecting) delete(ctx context.Context, turn *turn, key string) error {
+	if err := turn.renew(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithDeadline(ctx, turn.until)
+	defer cancel()
+	return g.storage.Delete(ctx, key)
 }

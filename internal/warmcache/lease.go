@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -23,9 +24,13 @@ const LeaseTime = time.Minute
 // ErrLeaseLost says that somebody else has taken over: nothing was published.
 var ErrLeaseLost = errors.New("another saver has taken over")
 
+// maxSkew is how far apart clocks may be. A lease that claims to be good for longer is not believed: who wrote it, with a clock that
+// is far ahead or for no good reason, would keep everybody else from saving the shop.
+const maxSkew = 5 * time.Minute
+
 // held says whether somebody else has the lease.
 func (h *head) held(token string, now time.Time) bool {
-	return h.Lease != nil && h.Lease.Token != token && now.Before(h.Lease.Until)
+	return h.Lease != nil && h.Lease.Token != token && now.Before(h.Lease.Until) && !h.Lease.Until.After(now.Add(LeaseTime+maxSkew))
 }
 
 // turn is the time in which one saver may save a shop.
@@ -97,12 +102,32 @@ func (t *turn) commit(ctx context.Context, made *Generation) error {
 		if err := t.ours(h, time.Time{}); err != nil {
 			return err
 		}
+		if h.revokedSince(s.known) {
+			return errRevoked
+		}
 		made.Number = h.newest() + 1
 		h.Generations = append([]Generation{*made}, h.Generations...)
 		h.retain(s.Now())
 		h.Lease = nil
 		return nil
 	})
+}
+
+// errRevoked says that what was looked at before the snapshot was begun is not trusted any more.
+var errRevoked = errors.New("snapshots of it were revoked while it was saved; this one may have what is wrong with them, and is not published")
+
+// revokedSince says whether something was revoked that was not when known was read.
+func (h *head) revokedSince(known *head) bool {
+	revoked := func(of *head) (numbers []int64) {
+		for i := range of.Generations {
+			if of.Generations[i].Revoked {
+				numbers = append(numbers, of.Generations[i].Number)
+			}
+		}
+		return numbers
+	}
+	before := revoked(known)
+	return slices.ContainsFunc(revoked(h), func(number int64) bool { return !slices.Contains(before, number) })
 }
 
 // giveUp gives the lease back when nothing came of it, so that others need not wait.

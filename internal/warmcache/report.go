@@ -50,20 +50,23 @@ func (r *Report) String() string {
 	return text
 }
 
-// Add adds what was restored after r to it: by a sidecar, of what an init container had no time for. Shops that were over the budget
-// then are those of more now.
+// Add adds what was restored after r to it: by a sidecar, of all that an init container did not restore. What was over the budget,
+// absent or failed then was tried again, and is what more says.
 func (r *Report) Add(more *Report) {
 	r.Shops += more.Shops
-	r.Absent += more.Absent
-	r.OverBudget = more.OverBudget
-	r.Failed += more.Failed
+	r.Absent, r.OverBudget, r.Failed = more.Absent, more.OverBudget, more.Failed
 	r.Files += more.Files
 	r.Bytes += more.Bytes
 	r.Share += more.Share
 	r.Took += more.Took
 	r.Expired = r.Expired || more.Expired
 	r.Restored = append(r.Restored, more.Restored...)
-	r.Errors = append(r.Errors, more.Errors...)
+	r.Errors = more.Errors
+}
+
+// Rest is a report of nothing that was restored after r: what was not restored then is not now.
+func (r *Report) Rest() *Report {
+	return &Report{At: r.At, Compatibility: r.Compatibility, Absent: r.Absent, OverBudget: r.OverBudget, Failed: r.Failed, Errors: r.Errors}
 }
 
 // Without leaves out the shops that are restored already.

@@ -40,6 +40,8 @@ type RestoreConfig struct {
 	Bytes int64
 	Files int64
 	Time  time.Duration
+	// Began is when Time began to count; now when zero. What was done before, such as reading a ranking, is part of it then.
+	Began time.Time
 	// Workers restore a shop each at the same time; 8 when zero.
 	Workers int
 	// Quarantine is how old a snapshot must be; a bad one can be revoked until then.
@@ -77,23 +79,37 @@ func Restore(ctx context.Context, c RestoreConfig) (*Report, error) {
 	if c.FolderMode == 0 {
 		c.FolderMode = 0o755
 	}
-	root, err := os.OpenRoot(c.Folder)
-	if err != nil {
-		return report, err
+	if c.Began.IsZero() {
+		c.Began = time.Now()
 	}
-	defer root.Close()
 	report.At, report.Compatibility = c.Now().UTC(), c.Compatibility
-	r := &restoring{RestoreConfig: c, root: root, report: report, umask: umask(), memory: semaphore.NewWeighted(maxFiles), began: time.Now()}
+	r := &restoring{RestoreConfig: c, report: report, umask: umask(), memory: semaphore.NewWeighted(maxFiles), began: c.Began}
+	if !c.DryRun {
+		root, err := os.OpenRoot(c.Folder)
+		if err != nil {
+			return report, err
+		}
+		defer root.Close()
+		r.root = root
+		r.clean()
+	}
 	if c.Time > 0 && !c.Continue {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.Time)
+		ctx, cancel = context.WithDeadline(ctx, c.Began.Add(c.Time))
 		defer cancel()
 	}
 	if c.Time > 0 && c.Continue {
-		timer := time.AfterFunc(c.Time, r.deadline)
-		defer timer.Stop()
+		told := make(chan struct{})
+		timer := time.AfterFunc(time.Until(c.Began.Add(c.Time)), func() {
+			defer close(told)
+			r.deadline()
+		})
+		defer func() {
+			if !timer.Stop() {
+				<-told // What is told at the deadline is told before what is told at the end.
+			}
+		}()
 	}
-	r.clean()
 	r.all(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,29 +160,28 @@ const (
 	misses    = 200
 )
 
+// all restores the shops. No more than lookAhead plans are there at any time, however many shops there are.
 func (r *restoring) all(ctx context.Context) {
-	plans := make([]*plan, len(r.Shops))
-	for i, shop := range r.Shops {
-		plans[i] = &plan{shop: shop, known: make(chan struct{})}
-	}
-	var next atomic.Int64
 	var over atomic.Bool
 	var group sync.WaitGroup
-	ahead := make(chan struct{}, lookAhead)
-	for range min(2*r.Workers, len(plans)) { // Heads are small and far away.
+	inOrder, unknown := make(chan *plan, lookAhead), make(chan *plan)
+	group.Go(func() {
+		for _, shop := range r.Shops {
+			p := &plan{shop: shop, known: make(chan struct{})}
+			inOrder <- p
+			unknown <- p
+		}
+		close(inOrder)
+		close(unknown)
+	})
+	for range min(2*r.Workers, len(r.Shops)) { // Heads are small and far away.
 		group.Go(func() {
-			for {
-				ahead <- struct{}{} // Before the number is taken, so that the lowest ones never wait for higher ones.
-				i := int(next.Add(1)) - 1
-				if i >= len(plans) {
-					<-ahead
-					return
-				}
+			for p := range unknown {
 				if !over.Load() {
-					plans[i].good, plans[i].err = r.find(ctx, plans[i].shop.Name)
-					plans[i].found = time.Now()
+					p.good, p.err = r.find(ctx, p.shop.Name)
+					p.found = time.Now()
 				}
-				close(plans[i].known)
+				close(p.known)
 			}
 		})
 	}
@@ -174,18 +189,17 @@ func (r *restoring) all(ctx context.Context) {
 	for range r.Workers {
 		group.Go(func() { r.work(ctx, work) })
 	}
-	r.dispatch(ctx, plans, ahead, work, &over)
+	r.dispatch(ctx, inOrder, work, &over)
 	close(work)
 	group.Wait()
 }
 
 // dispatch gives out the shops that fit into the budgets, in their order.
-func (r *restoring) dispatch(ctx context.Context, plans []*plan, ahead <-chan struct{}, work chan<- *plan, over *atomic.Bool) {
+func (r *restoring) dispatch(ctx context.Context, inOrder <-chan *plan, work chan<- *plan, over *atomic.Bool) {
 	var files, bytes int64
 	missed := 0
-	for _, p := range plans {
+	for p := range inOrder {
 		<-p.known
-		<-ahead
 		switch {
 		case over.Load() || ctx.Err() != nil || r.full.Load():
 			over.Store(true) // Nobody need be asked about the others.

@@ -98,6 +98,7 @@ type saving struct {
 	taken  time.Time
 	root   *os.Root
 	turn   *turn
+	known  *head // as it was before anything was looked at
 	// next is the manifest to be; sources are the Pods that the files of earlier snapshots in it come from.
 	next    manifest
 	sources []string
@@ -123,6 +124,7 @@ func (s *saving) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.known = known
 	if known.held("", s.Now()) {
 		return errBusy
 	}

@@ -64,8 +64,16 @@ func (g *Generation) From(source string) bool {
 	return g.Source == source || slices.Contains(g.Sources, source)
 }
 
-// Shops lists the shops that have snapshots, with these, the newest first.
-func Shops(ctx context.Context, from storage.Storage, compat string, visit func(shop string, generations []Generation) error) error {
+// Names lists the shops that have a head, without reading what is in it.
+func Names(ctx context.Context, from storage.Storage, compat string) (shops []string, err error) {
+	err = eachName(ctx, from, compat, func(shop string) error {
+		shops = append(shops, shop)
+		return nil
+	})
+	return shops, err
+}
+
+func eachName(ctx context.Context, from storage.Storage, compat string, visit func(shop string) error) error {
 	if err := CheckCompatibility(compat); err != nil {
 		return err
 	}
@@ -81,16 +89,33 @@ func Shops(ctx context.Context, from storage.Storage, compat string, visit func(
 			if CheckShop(shop) != nil {
 				continue // Nobody's.
 			}
-			h, _, err := loadHead(ctx, from, compat, shop)
-			if err != nil {
-				return err
-			}
-			if err := visit(shop, h.Generations); err != nil {
+			if err := visit(shop); err != nil {
 				return err
 			}
 		}
 	}
 }
+
+// Shops lists the shops that have snapshots, with these, the newest first. A head that cannot be read keeps none of the others from
+// being listed, and is told at the end.
+func Shops(ctx context.Context, from storage.Storage, compat string, visit func(shop string, generations []Generation) error) error {
+	var failures []error
+	err := eachName(ctx, from, compat, func(shop string) error {
+		h, _, err := loadHead(ctx, from, compat, shop)
+		if err != nil {
+			failures = append(failures, err)
+			if ctx.Err() != nil || len(failures) == maxUnread {
+				return errors.New("too much cannot be read")
+			}
+			return nil
+		}
+		return visit(shop, h.Generations)
+	})
+	return errors.Join(append(failures, err)...)
+}
+
+// maxUnread is after how many heads that cannot be read nobody looks for more.
+const maxUnread = 20
 
 // Verify reads everything of a shop's snapshots and checks it, without writing anything.
 func Verify(ctx context.Context, from storage.Storage, compat, shop string) (files int, bytes int64, err error) {

@@ -71,7 +71,7 @@ func (w *walker) entry(root *os.Root, name string, entry fs.DirEntry, depth int)
 			return nil
 		}
 		inside, err := openFolder(root, entry.Name())
-		if errors.Is(err, errNoFolder) {
+		if errors.Is(err, errNoFolder) || errors.Is(err, fs.ErrPermission) {
 			w.result.LeftOut++
 			return nil
 		}
@@ -130,6 +130,10 @@ func openFolder(root *os.Root, name string) (*os.Root, error) {
 	return opened, nil
 }
 
+// maxSmallPacks is how many packs a shop may have on top of those that its size alone needs: each save that finds a little changed
+// adds a small one, and each costs a restore a request.
+const maxSmallPacks = 32
+
 // reuse gives unchanged files their places in earlier packs, and returns the indexes of the others.
 func (s *saving) reuse(files []file, last *manifest) (fresh []int) {
 	all := func() []int {
@@ -174,7 +178,8 @@ func (s *saving) reuse(files []file, last *manifest) (fresh []int) {
 	for i := range used {
 		raw += last.Packs[i].Raw
 	}
-	if live*2 < raw || len(used) > maxPacks/2 { // Too much of what would be read is of no use.
+	// Too much of what would be read is of no use, or it is in far more packs than it needs.
+	if live*2 < raw || len(used) > min(maxSmallPacks+int(raw/packBytes), maxPacks/2) {
 		inherit() // They may be the very files that came from there.
 		return all()
 	}

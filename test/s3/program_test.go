@@ -221,13 +221,61 @@ func TestStrict(t *testing.T) {
 	endpoint := server(t)
 	p := newPod(t, endpoint, "pod-1")
 	for _, args := range [][]string{{"--ranking", "/nowhere"}, {"--folder-mode", "9", "a"}, {"--storage", "s3://nobodys?region=x&path-style=true&endpoint=" + endpoint, "a"},
-		{"--storage", "s3://b?endpoint=http://s3.example", "a"}, {"--storage", "", "a"}, {"--compat", "../x", "a"}, {"--workers", "0", "a"}} {
+		{"--storage", "s3://b?endpoint=http://s3.example", "a"}, {"--storage", "", "a"}, {"--compat", "../x", "a"}, {"--workers", "0", "a"},
+		{"--a-flag-of-tomorrow", "a"}, {"--workers", "many", "a"}} {
 		p.run(0, "restore", args...)
 		p.run(1, "restore", append([]string{"--strict"}, args...)...)
 	}
 	for _, args := range [][]string{{"rank"}, {"rank", "/nowhere"}, {"rank", "--bigquery-table", "x", "-"}, {"rank", "--max-bytes-billed", "x"}, {"nothing"}, {}, {"ls"},
-		{"revoke", "--storage", t.TempDir(), "--compat", "1"}, {"save", "--storage", t.TempDir(), "--compat", "1"}, {"save", "--storage", "ftp://x", "--compat", "1"}} {
+		{"revoke", "--storage", t.TempDir(), "--compat", "1"}, {"gc", "--storage", t.TempDir()}, {"gc", "--storage", t.TempDir(), "--compat", "1", "--grace", "-1h"}, {"save", "--storage", t.TempDir(), "--compat", "1"}, {"save", "--storage", "ftp://x", "--compat", "1"}} {
 		cache(t, 1, args...)
+	}
+}
+
+// TestOldReleases: what releases that do not run any more have left is dropped, all at once, and not before somebody wants it.
+func TestOldReleases(t *testing.T) {
+	endpoint := server(t)
+	p := newPod(t, endpoint, "pod-1")
+	p.write("a.example/x", "of a")
+	p.run(0, "save")
+	p.run(0, "save", "--compat", "1.43")
+	said, _ := cache(t, 0, "gc", "--storage", p.storage, "--all-keys", "--unused", "720h", "--dry-run")
+	for _, want := range []string{"1.42: 0 snapshots of 0 shops would be dropped", "1.43: 0 objects of 0 KiB would be removed"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is missing in %s", want, said)
+		}
+	}
+	// Nothing is that old; and what was saved today is never dropped.
+	cache(t, 0, "gc", "--storage", p.storage, "--all-keys", "--unused", "720h")
+	cache(t, 1, "gc", "--storage", p.storage, "--all-keys", "--unused", "1s")
+	if said, _ := p.run(0, "verify"); !strings.Contains(said, "a.example: good") {
+		t.Errorf("it says %s", said)
+	}
+}
+
+// TestDefaultRanking: who is told nothing else saves and restores what the ranking in the storage says; a ranking of nothing does not
+// take its place.
+func TestDefaultRanking(t *testing.T) {
+	endpoint := server(t)
+	p, folder := newPod(t, endpoint, "pod-1"), t.TempDir()
+	for _, shop := range []string{"a.example", "b.example"} {
+		p.write(shop+"/x", "of "+shop)
+	}
+	full, empty := filepath.Join(folder, "full.log"), filepath.Join(folder, "empty.log")
+	if err := errors.Join(os.WriteFile(full, []byte(`{"shop":"b.example"}`+"\n"), 0o600), os.WriteFile(empty, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p.run(0, "rank", "--out", "@default", full)
+	p.run(1, "rank", "--out", "@default", empty)
+	p.run(0, "save")
+	if list, _ := p.run(0, "ls"); strings.Contains(list, "a.example") || !strings.Contains(list, "b.example") {
+		t.Errorf("saved: %s", list)
+	}
+	p.run(0, "save", "a.example")
+	fresh := newPod(t, endpoint, "pod-2")
+	fresh.run(0, "restore")
+	if fresh.read("a.example/x") != "" || fresh.read("b.example/x") != "of b.example" {
+		t.Errorf("restored: %q %q", fresh.read("a.example/x"), fresh.read("b.example/x"))
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 // Saver saves shops of a folder.
 type Saver struct {
 	// Shops are asked for in each round, because a ranking may be another one.
-	Shops func() ([]warmcache.Shop, error)
+	Shops func(ctx context.Context) ([]warmcache.Shop, error)
 	// Named says that each shop must be there; else those that this Pod has not served are left out.
 	Named bool
 	// Config is that of each shop, without the shop.
@@ -38,10 +38,13 @@ type Saver struct {
 	Metrics *Metrics
 }
 
-// Round saves all shops once, and returns all failures.
+// maxTold is how many failures of a round are told one by one: there may be thousands, of one cause.
+const maxTold = 20
+
+// Round saves all shops once, and returns the failures.
 func (s *Saver) Round(ctx context.Context) error {
 	began := time.Now()
-	shops, err := s.Shops()
+	shops, err := s.Shops(ctx)
 	if err != nil {
 		s.Metrics.round(time.Since(began), err)
 		return err
@@ -62,14 +65,23 @@ func (s *Saver) Round(ctx context.Context) error {
 		counts[what]++
 		s.Metrics.saved(what, result)
 		if err != nil {
-			failures = append(failures, err)
+			if counts["failed"] <= maxTold {
+				failures = append(failures, err)
+			}
 			continue
 		}
 		sent += result.SentBytes
 	}
+	if more := counts["failed"] - maxTold; more > 0 {
+		failures = append(failures, fmt.Errorf("and %d shops more", more))
+	}
 	err = errors.Join(failures...)
 	s.Metrics.round(time.Since(began), err)
-	slog.Info("saved", "shops", counts["saved"], "unchanged", counts["unchanged"], "busy", counts["busy"], "smaller", counts["smaller"],
+	what := "saved"
+	if s.Config.DryRun {
+		what = "this would be saved"
+	}
+	slog.Info(what, "shops", counts["saved"], "unchanged", counts["unchanged"], "busy", counts["busy"], "smaller", counts["smaller"],
 		"failed", counts["failed"], "sentBytes", sent, "took", time.Since(began).Round(time.Millisecond).String())
 	return err
 }
@@ -79,11 +91,15 @@ func (s *Saver) shop(ctx context.Context, name string) (*warmcache.SaveResult, e
 	if limit == 0 {
 		limit = 15 * time.Minute
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it takes longer than %s", limit))
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	config := s.Config
 	config.Shop = name
-	return warmcache.Save(ctx, config)
+	result, err := warmcache.Save(bounded, config)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("it was given up because it took longer than %s: %w", limit, err)
+	}
+	return result, err
 }
 
 func outcome(result *warmcache.SaveResult, err error) string {

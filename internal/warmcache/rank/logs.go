@@ -31,11 +31,33 @@ type LogFormat struct {
 // maxLine bounds a line of a log.
 const maxLine = 1 << 20
 
-// LogResult is what was read of a log.
-type LogResult struct{ Lines, Skipped int }
+// LogResult is what was read of logs.
+type LogResult struct {
+	Lines, Skipped int
+	// Broken logs were read up to where they could be.
+	Broken int
+}
 
-// ReadLog counts the requests of an access log, plain or compressed by gzip or zstd, line by line. Lines that make no sense, or
-// name no shop, are skipped and counted; an error is one of reading.
+// ErrBroken says that a log cannot be read on because of what is in it: it was cut off, or is not what it begins like.
+var ErrBroken = errors.New("the log is broken")
+
+// noticing remembers what kept a log from being read that has nothing to do with what is in it.
+type noticing struct {
+	io.Reader
+	failure error
+}
+
+func (n *noticing) Read(p []byte) (int, error) {
+	read, err := n.Reader.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // Readers return it as it is.
+		n.failure = err
+	}
+	return read, err
+}
+
+// ReadLog counts the requests of an access log, plain or compressed by gzip or zstd, line by line. Lines that make no sense, are
+// longer than a line may be, or name no shop, are skipped and counted. An error is one of reading; ErrBroken if the log itself is
+// to blame.
 func ReadLog(ctx context.Context, from io.Reader, format LogFormat, counter *Counter) (LogResult, error) {
 	if format.Shop == "" {
 		format.Shop = "shop"
@@ -43,6 +65,15 @@ func ReadLog(ctx context.Context, from io.Reader, format LogFormat, counter *Cou
 	if format.Time == "" {
 		format.Time = "time"
 	}
+	source := &noticing{Reader: from}
+	result, err := readPlain(ctx, source, format, counter)
+	if err != nil && source.failure == nil && ctx.Err() == nil && !errors.Is(err, errColumn) {
+		err = fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return result, err
+}
+
+func readPlain(ctx context.Context, from io.Reader, format LogFormat, counter *Counter) (LogResult, error) {
 	plain, err := decompress(from)
 	if err != nil {
 		return LogResult{}, err
@@ -53,6 +84,9 @@ func ReadLog(ctx context.Context, from io.Reader, format LogFormat, counter *Cou
 	}
 	return readJSON(ctx, plain, format, counter)
 }
+
+// errColumn is for a table that is not the one that was described: no fault of the log.
+var errColumn = errors.New("there is no such column")
 
 // decompress looks at the first bytes.
 func decompress(from io.Reader) (io.ReadCloser, error) {
@@ -75,29 +109,49 @@ func decompress(from io.Reader) (io.ReadCloser, error) {
 }
 
 func readJSON(ctx context.Context, from io.Reader, format LogFormat, counter *Counter) (result LogResult, err error) {
-	lines := bufio.NewScanner(from)
-	lines.Buffer(make([]byte, 64<<10), maxLine)
-	for lines.Scan() {
+	lines := bufio.NewReaderSize(from, maxLine)
+	for {
+		line, err := lines.ReadSlice('\n')
+		tooLong := false
+		for errors.Is(err, bufio.ErrBufferFull) {
+			line, tooLong = nil, true
+			_, err = lines.ReadSlice('\n')
+			if ctx.Err() != nil {
+				return result, ctx.Err()
+			}
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return result, err
+		}
+		end := err != nil
+		if end && len(line) == 0 && !tooLong {
+			return result, nil
+		}
 		if result.Lines++; result.Lines%10000 == 0 && ctx.Err() != nil {
 			return result, ctx.Err()
 		}
-		var fields map[string]json.RawMessage
-		if json.Unmarshal(lines.Bytes(), &fields) != nil {
+		if tooLong || !addJSON(line, format, counter) {
 			result.Skipped++
-			continue
 		}
-		text := func(name string) string {
-			var value string
-			if json.Unmarshal(fields[name], &value) != nil {
-				return strings.Trim(string(fields[name]), `"`)
-			}
-			return value
-		}
-		if !add(counter, text(format.Shop), text(format.Time), format, text) {
-			result.Skipped++
+		if end {
+			return result, nil
 		}
 	}
-	return result, lines.Err()
+}
+
+func addJSON(line []byte, format LogFormat, counter *Counter) bool {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(line, &fields) != nil {
+		return false
+	}
+	text := func(name string) string {
+		var value string
+		if json.Unmarshal(fields[name], &value) != nil {
+			return strings.Trim(string(fields[name]), `"`)
+		}
+		return value
+	}
+	return add(counter, text(format.Shop), text(format.Time), format, text)
 }
 
 func readCSV(ctx context.Context, from io.Reader, format LogFormat, counter *Counter) (result LogResult, err error) {
@@ -105,6 +159,9 @@ func readCSV(ctx context.Context, from io.Reader, format LogFormat, counter *Cou
 	reader := csv.NewReader(bound)
 	reader.ReuseRecord, reader.FieldsPerRecord = true, -1
 	header, err := reader.Read()
+	if errors.Is(err, io.EOF) {
+		return result, nil // There is nothing in it.
+	}
 	if err != nil {
 		return result, fmt.Errorf("the header: %w", err)
 	}
@@ -113,7 +170,7 @@ func readCSV(ctx context.Context, from io.Reader, format LogFormat, counter *Cou
 		columns[strings.TrimSpace(name)] = i
 	}
 	if _, ok := columns[format.Shop]; !ok {
-		return result, fmt.Errorf("there is no column %q", format.Shop)
+		return result, fmt.Errorf("%w as %q", errColumn, format.Shop)
 	}
 	for {
 		bound.left = maxLine

@@ -169,7 +169,11 @@ func (c *Counter) Rank(w Worth) *Ranking {
 		if !measured {
 			penalty = w.Penalty
 		}
-		ranking.Shops = append(ranking.Shops, Shop{Name: counted.name, Requests: counted.weight, Share: counted.weight / c.total,
+		share := 0.0
+		if c.total > 0 { // All of them may be so old that they count nothing.
+			share = counted.weight / c.total
+		}
+		ranking.Shops = append(ranking.Shops, Shop{Name: counted.name, Requests: counted.weight, Share: share,
 			Bytes: known, Penalty: penalty, Score: counted.weight * penalty / (max(size, leastBytes) / w.BytesPerSecond)})
 	}
 	slices.SortFunc(ranking.Shops, func(a, b Shop) int {

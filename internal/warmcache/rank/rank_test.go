@@ -130,10 +130,58 @@ not json
 	if _, err := ReadLog(t.Context(), strings.NewReader("a,b\n1,2\n"), LogFormat{CSV: true}, NewCounter(now, 0, 1)); err == nil {
 		t.Error("a table without shops")
 	}
-	if _, err := ReadLog(t.Context(), strings.NewReader(strings.Repeat("x", 2*maxLine)), LogFormat{}, NewCounter(now, 0, 1)); err == nil {
-		t.Error("a line without an end")
+	// A line that is too long is skipped, and none behind it; an empty table has nothing in it, which is no error.
+	c := NewCounter(now, 0, 10)
+	long := strings.Repeat("x", 2*maxLine)
+	result, err := ReadLog(t.Context(), strings.NewReader(`{"shop":"a"}`+"\n"+long+"\n"+`{"shop":"b"}`+"\n"+long), LogFormat{}, c)
+	if err != nil || result.Lines != 4 || result.Skipped != 2 || c.total != 2 {
+		t.Errorf("%+v %v, %v requests", result, err, c.total)
+	}
+	if result, err := ReadLog(t.Context(), strings.NewReader(""), LogFormat{CSV: true}, c); err != nil || result.Lines != 0 {
+		t.Errorf("%+v %v", result, err)
 	}
 }
+
+// TestBrokenLogs: what was cut off is counted up to there, and keeps nobody from a ranking; that a log could not be read is an error,
+// and so is a ranking of nothing.
+func TestBrokenLogs(t *testing.T) {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	for i := range 20000 {
+		fmt.Fprintf(w, `{"shop":"a","n":%d}`+"\n", i*7919)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cut := packed.Bytes()[:packed.Len()/2]
+	logs := func(contents ...io.Reader) Logs {
+		return Logs{Name: "logs", Walk: func(_ context.Context, visit func(Object) error) error {
+			for i, content := range contents {
+				open := func(context.Context) (io.ReadCloser, error) { return io.NopCloser(content), nil }
+				if err := visit(Object{Name: fmt.Sprint(i), Open: open}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+	}
+	c := NewCounter(now, 0, 10)
+	result, err := logs(bytes.NewReader(cut), strings.NewReader("\x1f\x8bno gzip"), strings.NewReader(`{"shop":"b"}`)).Count(t.Context(), c)
+	if err != nil || result.Broken != 2 || c.byName["a"] == nil || c.byName["b"] == nil || c.total >= 20001 {
+		t.Errorf("%+v %v", result, err)
+	}
+	if err := CountAll(t.Context(), c, logs(strings.NewReader("\x1f\x8bno gzip"))); err == nil || !strings.Contains(err.Error(), "broken") {
+		t.Error(err)
+	}
+	away := errors.New("the network is away")
+	if _, err := logs(io.MultiReader(bytes.NewReader(cut), failing{away})).Count(t.Context(), c); !errors.Is(err, away) {
+		t.Error(err)
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // TestMemory: a million shops are counted in the memory of ten thousand, and no more is kept of each than its name.
 func TestMemory(t *testing.T) {
@@ -236,6 +284,16 @@ func TestWindow(t *testing.T) {
 	}}
 	if err := CountAll(t.Context(), c, logs); err != nil || opened != 2 || names(c.Rank(Worth{})) != "a" || c.total != 2 {
 		t.Errorf("%v, %d opened, %v requests", err, opened, c.total)
+	}
+}
+
+// TestTooOldToCount: what is so old that it counts nothing is still a number.
+func TestTooOldToCount(t *testing.T) {
+	c := NewCounter(now, time.Minute, 10)
+	c.Add("a", now.Add(-10000*time.Hour), 1)
+	var text bytes.Buffer
+	if err := c.Rank(Worth{}).Write(&text); err != nil {
+		t.Error(err)
 	}
 }
 

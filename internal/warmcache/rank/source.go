@@ -13,7 +13,8 @@ import (
 
 // Source is something that knows the requests of shops: log files, logs in a bucket, a table of BigQuery.
 type Source interface {
-	// Count adds what it knows to a counter. An error says that what was counted is not all.
+	// Count adds what it knows to a counter. An error says that what was counted is not all; what is broken for good is counted in
+	// the result, and no error.
 	Count(ctx context.Context, counter *Counter) (LogResult, error)
 	// String names it for people.
 	String() string
@@ -79,6 +80,12 @@ func (l Logs) Count(ctx context.Context, counter *Counter) (total LogResult, err
 		total.Lines += result.Lines
 		total.Skipped += result.Skipped
 		slog.Info("read", "log", o.Name, "lines", result.Lines, "skipped", result.Skipped)
+		if errors.Is(err, ErrBroken) {
+			// One log of thousands that was cut off, perhaps years ago, is no reason to have no ranking.
+			slog.Warn("a log is counted up to where it is broken", "log", o.Name, "error", err)
+			total.Broken++
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", o.Name, err)
 		}
@@ -94,6 +101,9 @@ func CountAll(ctx context.Context, counter *Counter, sources ...Source) error {
 		result, err := source.Count(ctx, counter)
 		if err != nil {
 			return fmt.Errorf("%s: %w", source, err)
+		}
+		if result.Broken > 0 && result.Lines == result.Skipped {
+			return fmt.Errorf("%s: nothing can be read of it: %d logs are broken", source, result.Broken)
 		}
 		if result.Lines > 0 && result.Lines == result.Skipped {
 			return fmt.Errorf("%s: none of %d lines names a shop and a time as they are expected; are the names of the fields right?", source, result.Lines)

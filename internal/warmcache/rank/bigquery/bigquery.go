@@ -194,9 +194,25 @@ func (s *Source) start(ctx context.Context, client *bigquery.Client, query *bigq
 		job, err = client.JobFromIDLocation(ctx, query.JobID, s.config.Location)
 	}
 	if err != nil {
+		if ctx.Err() != nil {
+			s.abandon(ctx, client, query.JobID)
+		}
 		return nil, fmt.Errorf("the query: %w", err)
 	}
 	return job, nil
+}
+
+// abandon cancels a job that may have begun although nobody was told.
+func (s *Source) abandon(ctx context.Context, client *bigquery.Client, id string) {
+	late, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer stop()
+	job, err := client.JobFromIDLocation(late, id, s.config.Location)
+	if err == nil {
+		err = job.Cancel(late)
+	}
+	if err != nil {
+		slog.Warn("a query may have begun that nobody waits for", "job", id, "error", err)
+	}
 }
 
 // row is what the query answers.

@@ -214,8 +214,12 @@ func TestForEver(t *testing.T) {
 			}
 		}
 		_, err = source(t, server, edit).Count(ctx, rank.NewCounter(now, 0, 10))
+		for longer := time.Second; name == "deadline" && server.Calls("jobs.getQueryResults") == 0; longer *= 2 {
+			// A slow machine had not even begun.
+			_, err = source(t, server, func(c *Config) { c.Timeout = longer }).Count(ctx, rank.NewCounter(now, 0, 10))
+		}
 		cancel()
-		if err == nil || server.Cancelled() != 1 {
+		if err == nil || server.Cancelled() < 1 {
 			t.Errorf("%s: %v, %d jobs cancelled", name, err, server.Cancelled())
 		}
 	}

@@ -175,7 +175,7 @@ func TestStalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	silent := &stalled{Storage: s}
-	r := decorate.Retry{Storage: silent, Tries: 3, Pause: time.Microsecond, Stall: 5 * time.Millisecond}
+	r := decorate.Retry{Storage: silent, Tries: 3, Pause: time.Microsecond, Stall: 200 * time.Millisecond}
 	if _, _, err := r.Get(t.Context(), "x", 0, -1); err == nil || silent.calls.Load() != 3 {
 		t.Errorf("%v after %d calls", err, silent.calls.Load())
 	}

@@ -30,7 +30,7 @@ import (
 type Store struct {
 	root *os.Root
 	mu   sync.Mutex
-	lock *os.File
+	lock *os.File // nil when the folder may only be read
 }
 
 const (
@@ -41,7 +41,8 @@ const (
 	abandoned = time.Hour
 )
 
-// Open opens a folder, and makes it if it is not there.
+// Open opens a folder, and makes it if it is not there. One that may not be written to, because it is mounted so or belongs to
+// somebody else, can be read: who restores needs no more.
 func Open(folder string) (*Store, error) {
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return nil, err
@@ -51,6 +52,9 @@ func Open(folder string) (*Store, error) {
 		return nil, err
 	}
 	lock, err := root.OpenFile(lockName, os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return &Store{root: root}, nil
+	}
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
@@ -75,7 +79,20 @@ func (s *Store) sweep() error {
 }
 
 // Close closes the folder.
-func (s *Store) Close() error { return errors.Join(s.lock.Close(), s.root.Close()) }
+func (s *Store) Close() error {
+	if s.lock == nil {
+		return s.root.Close()
+	}
+	return errors.Join(s.lock.Close(), s.root.Close())
+}
+
+// writable says so, or that the folder may only be read.
+func (s *Store) writable() error {
+	if s.lock == nil {
+		return fmt.Errorf("the folder %s may only be read: %w", s.root.Name(), storage.ErrRefused)
+	}
+	return nil
+}
 
 // Get implements storage.Storage.
 func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, storage.Info, error) {
@@ -130,7 +147,7 @@ func tagOf(file *os.File) (string, error) {
 
 // Put implements storage.Storage.
 func (s *Store) Put(ctx context.Context, key string, content []byte, condition storage.Condition) (tag string, err error) {
-	if err := errors.Join(ctx.Err(), storage.CheckKey(key)); err != nil {
+	if err := errors.Join(ctx.Err(), storage.CheckKey(key), s.writable()); err != nil {
 		return "", err
 	}
 	if condition != (storage.Condition{}) {
@@ -272,7 +289,7 @@ func (s *Store) list(folder, prefix, after string, limit int, found *[]storage.I
 
 // Delete implements storage.Storage.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	if err := errors.Join(ctx.Err(), storage.CheckKey(key)); err != nil {
+	if err := errors.Join(ctx.Err(), storage.CheckKey(key), s.writable()); err != nil {
 		return err
 	}
 	return gone(s.root.Remove(filepath.FromSlash(key)))

@@ -58,7 +58,8 @@ func (c *Config) check() error {
 		u, err := url.Parse(c.Endpoint)
 		switch {
 		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil:
-			problems = append(problems, fmt.Errorf("endpoint %q: want https://HOST", c.Endpoint))
+			// It is not repeated: there may be a password in it.
+			problems = append(problems, errors.New("endpoint: want https://HOST, without a user or a password"))
 		case u.Scheme == "http" && !c.Insecure && !loopback(u.Hostname()):
 			problems = append(problems, fmt.Errorf("endpoint %q: want https, or insecure=true: whoever is on the way could put what they like into all caches", c.Endpoint))
 		}
@@ -222,7 +223,7 @@ func (s *Store) explain(key string, err error) error {
 		return fmt.Errorf("%s: %w", key, storage.ErrNotFound)
 	case http.StatusPreconditionFailed, http.StatusConflict:
 		return fmt.Errorf("%s: %w", key, storage.ErrConflict)
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented:
+	case http.StatusMovedPermanently, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented:
 		var api smithy.APIError
 		if errors.As(err, &api) && slices.Contains([]string{"RequestTimeout", "RequestTimeTooSkewed", "ExpiredToken"}, api.ErrorCode()) {
 			break // Another one later: credentials are fetched anew.
