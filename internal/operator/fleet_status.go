@@ -169,11 +169,11 @@ func setFleetConditions(f *v1alpha1.Fleet, out *fleetOutcome, ready int) {
 		}
 		stalled("InvalidSpec", "no cell was changed, and "+kept+": "+strings.ReplaceAll(out.plan.Problem.Error(), "\n", "; "))
 	case out.unpublished != "":
-		kept := ""
+		message := "the routing table is not published: " + out.unpublished
 		if out.held(f) {
-			kept = ", and until it is, no cell is changed or deleted, because routers would not learn where its Pods are"
+			message += "; until it is, no cell is changed or deleted, because routers would not learn where its Pods are"
 		}
-		stalled("NotPublished", "the routing table is not published"+kept+": "+out.unpublished)
+		stalled("NotPublished", message)
 	case len(out.refused) > 0:
 		stalled("Refused", strings.Join(unwell, "; "))
 	case stuck:
