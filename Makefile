@@ -19,13 +19,13 @@ help: ## List the targets
 
 ## The cluster and the demo
 
-up: tools ## Start a cluster (or use KUBECONFIG/CONTEXT), the demo, and buy something; DOMAINS=10000 for as many customers' domains
+up: tools ## Start a cluster (or use KUBECONFIG/CONTEXT), the demo, and buy something; CELLS=3 for a Fleet of so many cells with routers in front, DOMAINS=10000 for as many customers' domains
 	@SHOPSET_STARTED=$$(date +%s%3N) $(TOOLS)/dev up
 
 down: tools ## End the local cluster and remove what it left, built programs excepted
 	@$(TOOLS)/localcluster down
 
-status: tools ## Show the local cluster and its ShopSets
+status: tools ## Show the local cluster, its Fleets and ShopSets
 	@$(TOOLS)/dev status
 
 buy: tools ## Buy something from a shop of the running demo

@@ -13,7 +13,7 @@ import (
 
 const usage = `usage: dev COMMAND
   up      start a cluster (or use KUBECONFIG/CONTEXT), install everything, buy something
-  status  show the local cluster and its ShopSets
+  status  show the local cluster, its Fleets and ShopSets
   buy     buy something from a shop of the running demo
   target  say which cluster is meant: local, or own`
 

@@ -70,14 +70,18 @@ func up(ctx context.Context, t *devcluster.Target) error {
 		name = "warm_s"
 	}
 	fmt.Printf("RESULT up.%s=%.1f s\n", name, time.Since(s.began).Seconds())
-	fmt.Fprint(os.Stderr, next(t))
+	cells, err := wantedCells()
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(os.Stderr, next(t, cells))
 	return nil
 }
 
 // bringUp does everything; what does not depend on each other runs at the same time.
 func bringUp(ctx context.Context, t *devcluster.Target, s *steps) error {
 	domains, err := wanted("DOMAINS", "how many customers' domains are registered", maxDomains)
-	cells, cellsErr := wanted("CELLS", "how many cells the demo has; 0 for a lone ShopSet", maxCells)
+	cells, cellsErr := wantedCells()
 	if err := errors.Join(err, cellsErr); err != nil {
 		return err
 	}
@@ -160,6 +164,10 @@ const maxDomains = 10000
 
 // maxCells is how many cells of the demo fit on the local cluster's node.
 const maxCells = 8
+
+func wantedCells() (int, error) {
+	return wanted("CELLS", "how many cells the demo has; 0 for a lone ShopSet", maxCells)
+}
 
 // wanted is a number in the environment.
 func wanted(name, what string, most int) (int, error) {
@@ -275,7 +283,7 @@ func started() time.Time {
 	return time.Now()
 }
 
-func next(t *devcluster.Target) string {
+func next(t *devcluster.Target, cells int) string {
 	text := "\nWhat to look at next:\n"
 	if path := t.Kubeconfig(); path != "" {
 		text += "  export KUBECONFIG=" + path + "\n"
@@ -283,13 +291,23 @@ func next(t *devcluster.Target) string {
 	if t.Local {
 		text += "  export PATH=$PATH:" + filepath.Join(t.State, "bin") + "\n"
 	}
-	text += "  kubectl get shopset -A                 # one line tells how a cell is, and what is wrong\n" +
+	first := "a"
+	if cells > 0 {
+		first = fleet.Name + "-1"
+		text += "  kubectl -n shops get fleet             # one line tells how all cells are\n" +
+			"  kubectl shopset -n shops explain shop-01.shops.example   # why this shop is on its cell, and what would serve it next\n" +
+			"  kubectl shopset -n shops drain " + first + " --wait  # its shops are served by the others; undrain brings it back\n"
+	}
+	text += "  kubectl shopset status -A              # what is wrong, where, and whom it touches\n" +
+		"  kubectl get shopset -A                 # one line tells how a cell is, and what is wrong\n" +
 		"  kubectl -n shops get pods\n" +
-		"  kubectl -n shops scale deployment/a-api --replicas=0   # drift: the operator mends it\n" +
+		"  kubectl -n shops scale deployment/" + first + "-api --replicas=0   # drift: the operator mends it\n" +
 		"  make buy                               # buy again\n"
+	if t.Local && cells == 0 {
+		text += "  curl --cacert " + t.CAFile() + " --resolve shop-01.shops.example:8443:127.0.0.1 https://shop-01.shops.example:8443/\n"
+	}
 	if t.Local {
-		text += "  curl --cacert " + t.CAFile() + " --resolve shop-01.shops.example:8443:127.0.0.1 https://shop-01.shops.example:8443/\n" +
-			"  make down\n"
+		text += "  make down\n"
 	}
 	return text
 }

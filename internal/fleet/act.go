@@ -17,6 +17,9 @@ const WaitsForTurn = "waits for its turn"
 func (p *Plan) act(fleet *v1alpha1.Fleet, members *members, seen Seen) {
 	mayChange, why := p.turns(fleet)
 	for _, member := range members.wanted {
+		if member.former {
+			continue // It is made when the one of that name is gone.
+		}
 		if member.shopSet == nil {
 			p.Actions = append(p.Actions, Action{Verb: Create, After: newShopSet(fleet, member), Reason: "the fleet wants it and it is not there"})
 			continue

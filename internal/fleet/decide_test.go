@@ -110,6 +110,66 @@ func TestAdoption(t *testing.T) {
 	})
 }
 
+// TestMadeAnew: the cells of a Fleet of the same name that was deleted are waited for; they are not taken, and no other names are.
+func TestMadeAnew(t *testing.T) {
+	for name, edit := range map[string]func(*v1alpha1.FleetSpec){
+		"counted": counted(2),
+		"named":   func(s *v1alpha1.FleetSpec) { s.NamedCells = []v1alpha1.NamedCell{{Name: "main-1"}, {Name: "main-2"}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, edit)
+			w.run(t)
+			w.log = nil
+			w.fleet.UID, w.table = "another", nil
+			w.sets["main-1"].DeletionTimestamp = &metav1.Time{Time: now}
+			plan := w.step()
+			w.expectLog(t)
+			// Nobody else is there, so the old ones serve as long as they are.
+			if plan.Problem != nil || w.states() != "main-1:Active:100 main-2:Active:100" || !strings.Contains(messageOf(plan, "main-2"), "is made when the ShopSet of that name") {
+				t.Errorf("%s\n%s", w.states(), describePlan(plan))
+			}
+			delete(w.sets, "main-1")
+			w.step()
+			w.expectLog(t, "create main-1")
+			delete(w.sets, "main-2")
+			w.run(t)
+			w.expectLog(t, "create main-2")
+		})
+	}
+}
+
+// TestReservedKeys: what the operator tells its own doings by is not for templates.
+func TestReservedKeys(t *testing.T) {
+	w := newWorld(t, func(s *v1alpha1.FleetSpec) {
+		s.Template.Metadata.Annotations = map[string]string{v1alpha1.AnnotationDrainedBy: v1alpha1.DrainedByFleet}
+		s.NamedCells = []v1alpha1.NamedCell{{Name: "a", Labels: map[string]string{v1alpha1.LabelFleet: "other"}}}
+	})
+	plan := w.step()
+	w.expectLog(t)
+	want := `spec: a template or a cell sets "shopset.dev/drained-by"; labels and annotations of shopset.dev/ are the operator's own, leave it out
+spec: a template or a cell sets "shopset.dev/fleet"; labels and annotations of shopset.dev/ are the operator's own, leave it out`
+	if plan.Problem == nil || plan.Problem.Error() != want {
+		t.Errorf("%v", plan.Problem)
+	}
+}
+
+// TestOrderOfNames: numbers count as numbers, and whatever the names, the order is one.
+func TestOrderOfNames(t *testing.T) {
+	w := newWorld(t, func(s *v1alpha1.FleetSpec) {
+		for _, name := range []string{"main-1a", "main-10", "b-2-1", "main-2", "main", "b-10", "main-02", "b-2"} {
+			s.NamedCells = append(s.NamedCells, v1alpha1.NamedCell{Name: name})
+		}
+		s.Placement = &v1alpha1.FleetPlacement{Pins: []v1alpha1.Pin{{Host: "a.example", Cell: "x"}}}
+	})
+	for range 20 {
+		problem := w.decide().Problem
+		if want := "its cells are b-2, b-10, b-2-1, main, main-02, main-2, main-10, main-1a"; problem == nil || !strings.HasSuffix(problem.Error(), want) {
+			t.Fatal(problem)
+		}
+		slices.Reverse(w.fleet.Spec.NamedCells)
+	}
+}
+
 // TestGone: a cell that somebody deletes is drained in the table while it goes, and made again.
 func TestGone(t *testing.T) {
 	w := newWorld(t, counted(2))
@@ -176,6 +236,12 @@ func TestProblems(t *testing.T) {
 	w.fleet.Spec.Placement.Pins = many
 	if lines := strings.Count(w.decide().Problem.Error(), "\n"); lines > 25 {
 		t.Errorf("%d lines of problems", lines)
+	}
+	for i := range many {
+		many[i] = v1alpha1.Pin{Host: fmt.Sprintf("h%d..example", i), Cell: "main-1"}
+	}
+	if lines := strings.Count(w.decide().Problem.Error(), "\n"); lines > 25 {
+		t.Errorf("%d lines of problems with hosts", lines)
 	}
 	// With nothing published yet there is nothing to go on with.
 	w.table = nil

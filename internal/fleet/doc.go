@@ -16,6 +16,7 @@
 //   - Traffic that a human has set on a ShopSet stays as it is, unless namedCells states it.
 //   - A change waits while maxUnavailable cells are not ready. Cells that are not ready anyway go first, so that a mended
 //     template mends them.
+//   - A Fleet that is made anew waits for the cells of the one of its name before, and does not take other names meanwhile.
 //   - Of the ShopSets that there are, only those that nobody controls are taken, and only if the fleet has a place for them.
 //   - The same input gives the same decision: nothing depends on the order of lists or maps.
 package fleet

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,6 +22,8 @@ type member struct {
 	named *v1alpha1.NamedCell
 	// taken says who has the name, if it is not the fleet's to take.
 	taken string
+	// former says that a ShopSet of an earlier Fleet of the same name has the name, and is about to go.
+	former bool
 }
 
 type members struct {
@@ -145,7 +148,7 @@ func byKeep(fleet *v1alpha1.Fleet, list []*v1alpha1.ShopSet) {
 	})
 }
 
-// compareNames puts main-2 before main-10.
+// compareNames puts main-2 before main-10. What is before the number comes first, so that any names have one order.
 func compareNames(a, b string) int {
 	stem := func(name string) (string, int) {
 		at := strings.LastIndexByte(name, '-')
@@ -156,16 +159,13 @@ func compareNames(a, b string) int {
 	}
 	stemA, numberA := stem(a)
 	stemB, numberB := stem(b)
-	if stemA == stemB && numberA != numberB {
-		return numberA - numberB
-	}
-	return strings.Compare(a, b)
+	return cmp.Or(strings.Compare(stemA, stemB), cmp.Compare(numberA, numberB), strings.Compare(a, b))
 }
 
 // takenBy says whose a ShopSet is that the fleet may not take, empty if it may.
 func takenBy(fleet *v1alpha1.Fleet, ss *v1alpha1.ShopSet) string {
 	switch {
-	case ss == nil || owned(fleet, ss):
+	case ss == nil || owned(fleet, ss) || formers(fleet, ss):
 		return ""
 	case !free(ss):
 		owner := metav1.GetControllerOf(ss)
@@ -177,10 +177,17 @@ func takenBy(fleet *v1alpha1.Fleet, ss *v1alpha1.ShopSet) string {
 	}
 }
 
+// formers says whether a ShopSet is that of a Fleet of the same name which was deleted: Kubernetes deletes it, too, and the
+// cells of the new Fleet shall not get other names because that takes as long as a drain.
+func formers(fleet *v1alpha1.Fleet, ss *v1alpha1.ShopSet) bool {
+	owner := metav1.GetControllerOf(ss)
+	return owner != nil && owner.Kind == "Fleet" && owner.Name == fleet.Name && owner.UID != fleet.UID
+}
+
 // want adds a cell that there shall be.
 func (m *members) want(fleet *v1alpha1.Fleet, name string, ss *v1alpha1.ShopSet, named *v1alpha1.NamedCell) {
-	cell := &member{name: name, shopSet: ss, named: named, taken: takenBy(fleet, ss)}
-	if cell.taken != "" {
+	cell := &member{name: name, shopSet: ss, named: named, taken: takenBy(fleet, ss), former: ss != nil && formers(fleet, ss)}
+	if cell.taken != "" || cell.former {
 		cell.shopSet = nil
 	}
 	m.wanted = append(m.wanted, cell)

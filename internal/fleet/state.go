@@ -89,6 +89,8 @@ func describe(fleet *v1alpha1.Fleet, members *members, states map[string]state) 
 		switch {
 		case member.taken != "":
 			cell.Stuck, cell.Message = true, "the name belongs to "+member.taken
+		case member.former:
+			cell.Message = "is made when the ShopSet of that name, which a deleted Fleet " + fleet.Name + " had, has drained and is gone"
 		case now.state == v1alpha1.CellLeaving:
 			cell.Message = leavingMessage(member.shopSet)
 		case member.shopSet == nil && cell.Message == "":

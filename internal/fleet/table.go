@@ -119,14 +119,48 @@ func problems(fleet *v1alpha1.Fleet, members *members, pins []v1alpha1.Pin, weig
 		}
 		config.Pins = append(config.Pins, placement.Pin{Host: pin.Host, Cell: pin.Cell})
 	}
-	if _, err := placement.New(config); err != nil {
+	_, err := placement.New(config)
+	for _, err := range each(err) {
 		bad("spec.placement: %w", err)
+	}
+	for _, key := range reservedKeys(fleet) {
+		bad("spec: a template or a cell sets %q; labels and annotations of shopset.dev/ are the operator's own, leave it out", key)
 	}
 	edge := edgeOf(&fleet.Spec.Template.Spec)
 	if edge == nil || !slices.ContainsFunc(edge.Ports, func(p v1alpha1.Port) bool { return p.Name == PortHTTPS || p.Name == PortHTTP }) {
 		bad("spec.template.spec.components: the edge has no port named %s or %s, so routers have nowhere to go; name one of its ports so", PortHTTPS, PortHTTP)
 	}
 	return bounded(result)
+}
+
+// each gives the errors that were joined, so that a bound counts them.
+func each(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// reservedKeys are the labels and annotations of the spec by which the operator tells what it did itself: a template that
+// sets shopset.dev/drained-by would undo what a human drains.
+func reservedKeys(fleet *v1alpha1.Fleet) []string {
+	found := map[string]bool{}
+	note := func(entries map[string]string) {
+		for key := range entries {
+			if strings.HasPrefix(key, "shopset.dev/") {
+				found[key] = true
+			}
+		}
+	}
+	note(fleet.Spec.Template.Metadata.Labels)
+	note(fleet.Spec.Template.Metadata.Annotations)
+	for i := range fleet.Spec.NamedCells {
+		note(fleet.Spec.NamedCells[i].Labels)
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // maxProblems bounds what is said about a spec with thousands of pins.

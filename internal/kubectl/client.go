@@ -51,7 +51,7 @@ func (t *tool) connect() error {
 
 // sentence makes of an error one for people, with the mend.
 func sentence(err error) string {
-	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
+	text := printable(strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; "))
 	var network *net.OpError
 	switch {
 	case clientcmd.IsEmptyConfig(err):
@@ -71,6 +71,14 @@ func sentence(err error) string {
 	default:
 		return text
 	}
+}
+
+// passes says whether the same question may be answered a moment later.
+func passes(err error) bool {
+	var network *net.OpError
+	var absent notPublished
+	return errors.As(err, &network) || errors.As(err, &absent) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
+		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
 }
 
 // names lists what there is of a kind in the namespace.

@@ -98,11 +98,14 @@ func (t *tool) publishedTable(ctx context.Context, f *v1alpha1.Fleet, keysFile s
 	return table, nil
 }
 
+// notPublished is the kind of error for a table that may come.
+type notPublished struct{ error }
+
 func (t *tool) configMap(ctx context.Context, f *v1alpha1.Fleet, name string) (*corev1.ConfigMap, error) {
 	found := &corev1.ConfigMap{}
 	err := t.client.Get(ctx, client.ObjectKey{Namespace: f.Namespace, Name: name}, found)
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("no routing table of fleet %s is published yet (there is no ConfigMap %s); kubectl shopset status says what it waits for", f.Name, name)
+		return nil, notPublished{fmt.Errorf("no routing table of fleet %s is published yet (there is no ConfigMap %s); kubectl shopset status says what it waits for", f.Name, name)}
 	}
 	return found, err
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -63,6 +64,14 @@ func (p *printer) paint(c column) string {
 	return "\x1b[" + string(c.colour) + "m" + c.text + "\x1b[0m"
 }
 
+// printable leaves nothing in a text that a terminal would obey: messages hold what programs in Pods have said at last.
+func printable(text string) string {
+	if strings.IndexFunc(text, unicode.IsControl) < 0 {
+		return text
+	}
+	return strings.Join(strings.FieldsFunc(text, unicode.IsControl), " ")
+}
+
 // tree writes lines and what is below them.
 func (p *printer) tree(lines []line) { p.below("", lines, true) }
 
@@ -73,6 +82,8 @@ func (p *printer) below(indent string, lines []line, top bool) {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
+			c.text = printable(c.text)
+			l.columns[i] = c
 			widths[i] = max(widths[i], utf8.RuneCountInString(c.text))
 		}
 	}

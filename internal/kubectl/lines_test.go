@@ -23,6 +23,16 @@ func TestColours(t *testing.T) {
 	}
 }
 
+// TestNothingToObey: what a program in a Pod has said last is in messages, and is not for the terminal to act on.
+func TestNothingToObey(t *testing.T) {
+	var out bytes.Buffer
+	p := &printer{Writer: &out}
+	p.tree([]line{{columns: columns("main-1", "exit code 1: \x1b[2J\x1b]0;title\a\r\nfailed"), children: []line{{columns: columns("a\u009bb")}}}})
+	if want := "main-1  exit code 1:  [2J ]0;title failed\n└─ a b\n"; out.String() != want {
+		t.Fatalf("got\n%q\nwant\n%q", out.String(), want)
+	}
+}
+
 // TestWhoGetsColours: nobody but terminals, and of those nobody who said no.
 func TestWhoGetsColours(t *testing.T) {
 	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)

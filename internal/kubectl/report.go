@@ -2,6 +2,7 @@ package kubectl
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -73,16 +74,22 @@ type ComponentReport struct {
 // notTakenUp is for a spec that is newer than the status.
 const notTakenUp = "the operator has not taken up the last change yet; does it run?"
 
-// newReport says how Fleets and ShopSets are. Those that belong to a Fleet which is not given are left out.
+// newReport says how Fleets and ShopSets are. A ShopSet whose Fleet is not there, because it drains before it follows that one, is
+// among those of no fleet.
 func newReport(fleets []v1alpha1.Fleet, shopSets []v1alpha1.ShopSet) *Report {
 	report := &Report{Well: true}
+	given := map[string]bool{}
 	for i := range fleets {
+		given[fleets[i].Namespace+"/"+fleets[i].Name] = true
 		report.Fleets = append(report.Fleets, fleetReport(&fleets[i], shopSets))
 		report.Well = report.Well && report.Fleets[i].Well
 	}
 	for i := range shopSets {
-		if fleetOf(&shopSets[i]) == "" {
+		if fleet := fleetOf(&shopSets[i]); !given[shopSets[i].Namespace+"/"+fleet] {
 			cell := cellReport(&shopSets[i])
+			if fleet != "" {
+				cell.Message = joined("its Fleet "+fleet+" is gone, and it goes, too", cell.Message)
+			}
 			cell.State = string(shopSets[i].Spec.Traffic)
 			report.ShopSets = append(report.ShopSets, cell)
 			report.Well = report.Well && cell.Well
@@ -129,7 +136,15 @@ func fleetReport(f *v1alpha1.Fleet, shopSets []v1alpha1.ShopSet) FleetReport {
 			report.TouchedPercent += percentOf(status.Share)
 		}
 		report.Cells = append(report.Cells, cell)
+		delete(byName, status.Name)
 	}
+	for _, name := range slices.Sorted(maps.Keys(byName)) { // The Fleet's status is from before them.
+		cell := cellReport(byName[name])
+		cell.State = string(byName[name].Spec.Traffic)
+		unwell[name] = !cell.Well
+		report.Cells = append(report.Cells, cell)
+	}
+	maps.DeleteFunc(unwell, func(_ string, is bool) bool { return !is })
 	report.TouchedPercent = math.Round(report.TouchedPercent*10) / 10
 	if f.Spec.Placement != nil {
 		for _, pin := range f.Spec.Placement.Pins {

@@ -131,6 +131,22 @@ func TestStatus(t *testing.T) {
 	})
 }
 
+// TestStatusOfLeftovers: a ShopSet that outlives its Fleet, or is newer than its status, is not left out.
+func TestStatusOfLeftovers(t *testing.T) {
+	namespace, f, _ := world(t)
+	owner := metav1.NewControllerRef(f, v1alpha1.GroupVersion.WithKind("Fleet"))
+	late := &v1alpha1.ShopSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "main-4", OwnerReferences: []metav1.OwnerReference{*owner}}, Spec: f.Spec.Template.Spec}
+	create(t, late)
+	owner.Name, owner.UID = "former", "former"
+	left := &v1alpha1.ShopSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "left", OwnerReferences: []metav1.OwnerReference{*owner}}, Spec: f.Spec.Template.Spec}
+	create(t, left)
+	kubectlShopset(t, namespace, "status").must(t, kubectl.ExitNotWell, "└─ main-4  not well", "ShopSet "+namespace+"/left", "its Fleet former is gone, and it goes, too")
+	r := kubectlShopset(t, namespace, "status", "main").must(t, kubectl.ExitNotWell, "main-4")
+	if strings.Contains(r.out, "left") {
+		t.Errorf("the status of one fleet has others:\n%s", r.out)
+	}
+}
+
 func TestStatusOfNothing(t *testing.T) {
 	namespace := newNamespace(t)
 	kubectlShopset(t, namespace, "status").must(t, kubectl.ExitWell, "There is no Fleet and no ShopSet in namespace "+namespace)

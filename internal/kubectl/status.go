@@ -114,7 +114,11 @@ func (t *tool) show(report *Report, o *statusOptions, again bool) error {
 	default:
 		out.report(report, o.full, t.now())
 		if len(report.Fleets)+len(report.ShopSets) == 0 {
-			fmt.Fprintf(&text, "There is no Fleet and no ShopSet in namespace %s.\n", t.namespace)
+			where := "namespace " + t.namespace
+			if o.allNamespaces {
+				where = "any namespace"
+			}
+			fmt.Fprintf(&text, "There is no Fleet and no ShopSet in %s.\n", where)
 		}
 	}
 	switch {

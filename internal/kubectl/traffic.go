@@ -1,6 +1,7 @@
 package kubectl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -345,10 +346,13 @@ func (t *tool) await(ctx context.Context, timeout time.Duration, look func(conte
 		done, message, err := look(limit)
 		switch {
 		case limit.Err() != nil && ctx.Err() == nil:
-			return notInTime{fmt.Errorf("not within %s: %s", timeout, last)}
-		case err != nil:
+			return notInTime{fmt.Errorf("not within %s: %s", timeout, cmp.Or(last, "the API server did not answer"))}
+		case err != nil && !passes(err):
 			return err
-		case message != last:
+		case err != nil: // What was set stays set; that the API server is away for a moment is no end of the wait.
+			message = sentence(err)
+		}
+		if message != last {
 			fmt.Fprintln(t.Out, message)
 			last = message
 		}

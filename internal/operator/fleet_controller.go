@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -41,9 +42,13 @@ type FleetReconciler struct {
 func (r *FleetReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	f := &v1alpha1.Fleet{}
 	if err := r.Client.Get(ctx, request.NamespacedName, f); err != nil {
-		r.Metrics.forgetFleet(request.NamespacedName)
+		if apierrors.IsNotFound(err) {
+			r.Metrics.forgetFleet(request.NamespacedName)
+			r.memory.forgetName(request.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	r.memory.known(f)
 	if !f.DeletionTimestamp.IsZero() {
 		// Its ShopSets go with it, each of which drains by itself, or live on without it: Kubernetes sees to that.
 		r.memory.forget(f.UID)
@@ -62,6 +67,10 @@ func (r *FleetReconciler) Reconcile(ctx context.Context, request ctrl.Request) (
 	if failures[0] == nil {
 		failures = append(failures, r.act(ctx, f, out)...)
 	}
+	if apierrors.IsConflict(failures[0]) {
+		// Somebody else has published; to report would be to tell of the table before that.
+		return again(0, failures...)
+	}
 	failures = append(failures, r.report(ctx, f, out))
 	return again(out.retry(r.now()), failures...)
 }
@@ -78,11 +87,20 @@ type fleetOutcome struct {
 	refused map[string]string
 }
 
+// held says whether cells that are there stay as they are. Routers go on with the last table that was published: what
+// changes a cell gives its Pods new addresses, which routers would not learn, one cell after the other until all are lost.
+func (o *fleetOutcome) held(f *v1alpha1.Fleet) bool {
+	return o.unpublished != "" && f.Status.Table != nil
+}
+
 // act does what the plan says; one cell does not block the others.
 func (r *FleetReconciler) act(ctx context.Context, f *v1alpha1.Fleet, out *fleetOutcome) (failures []error) {
 	for _, action := range out.plan.Actions {
+		if action.Verb != fleet.Create && out.held(f) {
+			continue
+		}
 		name := nameOf(action)
-		err := r.do(ctx, action)
+		err := r.do(ctx, f, action)
 		switch reason := refusal(err); {
 		case err == nil:
 			tell(ctx, r.Events, f, corev1.EventTypeNormal, "Cell", string(action.Verb), "%s cell %s: %s", action.Verb, name, action.Reason)
@@ -105,7 +123,7 @@ func nameOf(action fleet.Action) string {
 	return action.Before.Name
 }
 
-func (r *FleetReconciler) do(ctx context.Context, action fleet.Action) error {
+func (r *FleetReconciler) do(ctx context.Context, f *v1alpha1.Fleet, action fleet.Action) error {
 	switch action.Verb {
 	case fleet.Create:
 		return r.Client.Create(ctx, action.After.DeepCopy(), client.FieldOwner(cell.Manager))
@@ -114,12 +132,30 @@ func (r *FleetReconciler) do(ctx context.Context, action fleet.Action) error {
 		return r.Client.Patch(ctx, action.After.DeepCopy(),
 			client.MergeFromWithOptions(action.Before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(cell.Manager))
 	case fleet.Delete:
+		if err := r.stillSo(ctx, f); err != nil {
+			return err
+		}
 		uid, version := action.Before.GetUID(), action.Before.GetResourceVersion()
 		return r.Client.Delete(ctx, action.Before.DeepCopy(), client.PropagationPolicy("Background"),
 			client.Preconditions{UID: &uid, ResourceVersion: &version})
 	default:
 		return errors.New("unknown action " + string(action.Verb))
 	}
+}
+
+// stillSo asks the API server itself whether the decision was made from the spec of this moment. What is deleted is gone,
+// and a cache may not show yet that the fleet shall have more cells again, or that its cells were let go.
+func (r *FleetReconciler) stillSo(ctx context.Context, f *v1alpha1.Fleet) error {
+	now := &metav1.PartialObjectMetadata{}
+	now.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Fleet"))
+	err := r.Live.Get(ctx, client.ObjectKeyFromObject(f), now)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	if err != nil || now.UID != f.UID || now.Generation != f.Generation || !now.DeletionTimestamp.IsZero() {
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("fleets").GroupResource(), f.Name, errors.New("its spec has changed meanwhile"))
+	}
+	return nil
 }
 
 // retry says when to look again without being told by a watch.

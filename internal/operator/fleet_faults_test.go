@@ -223,3 +223,136 @@ func (s *staleTables) Get(ctx context.Context, key client.ObjectKey, object clie
 	}
 	return s.Reader.Get(ctx, key, object, options...)
 }
+
+// TestUnpublished: while routers cannot be told, cells stay as they are; missing ones are made, and the status says what routers
+// go on with.
+func TestUnpublished(t *testing.T) {
+	t.Parallel()
+	f := sampleFleet(t, newNamespace(t), 2)
+	create(t, f)
+	convergeFleet(t, f)
+	if err := get(t, f, f.Namespace, f.Name); err != nil {
+		t.Fatal(err)
+	}
+	before := f.Status.DeepCopy()
+	secret := &corev1.Secret{}
+	secret.Namespace, secret.Name = keyNamespace, operator.SecretName(f.Namespace, f.Name)
+	var good []byte
+	change(t, secret, func(s *corev1.Secret) { good, s.Data["private.pem"] = s.Data["private.pem"], []byte("nonsense") })
+	change(t, f, func(f *v1alpha1.Fleet) {
+		f.Spec.Template.Spec.Components[0].Image = "example/proxy:2"
+		*f.Spec.Cells = 3
+	})
+	r := (&mortal{last: -1}).fleetReconciler(t)
+	for range 3 {
+		reconcileFleet(t, r, f)
+		playShopSets(t, f.Namespace)
+	}
+	var images []string
+	for _, ss := range shopSetsOf(t, f.Namespace) {
+		images = append(images, ss.Name+" "+ss.Spec.Components[0].Image)
+	}
+	if got, want := strings.Join(images, ", "), "main-1 example/proxy:1, main-2 example/proxy:1, main-3 example/proxy:2"; got != want {
+		t.Errorf("there is %s, want %s", got, want)
+	}
+	waitFleet(t, f, v1alpha1.ConditionStalled, metav1.ConditionTrue, "; until it is, no cell is changed or deleted")
+	if was, is := before.Cells[0], f.Status.Cells[0]; is.Share != was.Share || is.Weight != was.Weight || *f.Status.Table != *before.Table {
+		t.Errorf("routers go on with %+v, the status says %+v", was, is)
+	}
+	change(t, secret, func(s *corev1.Secret) { s.Data["private.pem"] = good })
+	convergeFleet(t, f)
+	for _, ss := range shopSetsOf(t, f.Namespace) {
+		if ss.Spec.Components[0].Image != "example/proxy:2" {
+			t.Errorf("%s still has %s", ss.Name, ss.Spec.Components[0].Image)
+		}
+	}
+	if table, err := tableOf(t, f); err != nil || table.Epoch != uint64(before.Table.Epoch) || table.Version <= uint64(before.Table.Version) {
+		t.Errorf("after %+v comes %+v: %v", before.Table, table, err)
+	}
+}
+
+// TestLetGo: a fleet that is made again goes on with what the one of its name left by --cascade=orphan, and with its table.
+func TestLetGo(t *testing.T) {
+	t.Parallel()
+	f := sampleFleet(t, newNamespace(t), 1)
+	create(t, f)
+	convergeFleet(t, f)
+	before, err := tableOf(t, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// There is no garbage collector here.
+	routes, keys := &corev1.ConfigMap{}, &corev1.ConfigMap{}
+	for name, object := range map[string]client.Object{"main-1": &v1alpha1.ShopSet{}, "main-routes": routes, "main-routes-keys": keys} {
+		object.SetNamespace(f.Namespace)
+		object.SetName(name)
+		change(t, object, func(o client.Object) { o.SetOwnerReferences(nil) })
+	}
+	if err := cluster.admin.Delete(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	again := sampleFleet(t, f.Namespace, 2)
+	create(t, again)
+	convergeFleet(t, again)
+	after, err := tableOf(t, again)
+	if err != nil || after.Epoch != before.Epoch || after.Version <= before.Version {
+		t.Fatalf("after version %d of epoch %d comes %+v: %v", before.Version, before.Epoch, after, err)
+	}
+	for _, object := range []client.Object{routes, keys} {
+		if err := get(t, object, f.Namespace, object.GetName()); err != nil || !metav1.IsControlledBy(object, again) {
+			t.Errorf("%s belongs to %v: %v", object.GetName(), object.GetOwnerReferences(), err)
+		}
+	}
+	waitFleet(t, again, v1alpha1.ConditionReady, metav1.ConditionTrue, "all cells serve")
+}
+
+// TestSpecOfThisMoment: a cell that is idle is not deleted by a spec that a cache still shows and that has changed.
+func TestSpecOfThisMoment(t *testing.T) {
+	t.Parallel()
+	f := sampleFleet(t, newNamespace(t), 2)
+	create(t, f)
+	convergeFleet(t, f)
+	change(t, f, func(f *v1alpha1.Fleet) { *f.Spec.Cells = 1 })
+	r := (&mortal{last: -1}).fleetReconciler(t)
+	for range 3 { // It drains main-2, and publishes that; then main-2 is idle.
+		reconcileFleet(t, r, f)
+	}
+	playShopSets(t, f.Namespace)
+	stale := &v1alpha1.Fleet{}
+	if err := get(t, stale, f.Namespace, f.Name); err != nil {
+		t.Fatal(err)
+	}
+	change(t, f, func(f *v1alpha1.Fleet) { *f.Spec.Cells = 2 })
+	fresh := r.Client
+	r.Client = &staleFleet{fresh, stale}
+	if result, err := tryFleet(t, r, f); err != nil || result.RequeueAfter == 0 || result.RequeueAfter > time.Second {
+		t.Fatalf("%v %v", result, err)
+	}
+	if sets := shopSetsOf(t, f.Namespace); len(sets) != 2 {
+		t.Fatalf("there are %d cells", len(sets))
+	}
+	r.Client = fresh
+	for range 3 {
+		reconcileFleet(t, r, f)
+		playShopSets(t, f.Namespace)
+	}
+	for _, ss := range shopSetsOf(t, f.Namespace) {
+		if ss.Spec.Traffic != v1alpha1.TrafficActive {
+			t.Errorf("%s is still drained", ss.Name)
+		}
+	}
+}
+
+// staleFleet shows a Fleet as it was.
+type staleFleet struct {
+	client.Client
+	stale *v1alpha1.Fleet
+}
+
+func (s *staleFleet) Get(ctx context.Context, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
+	if f, ok := object.(*v1alpha1.Fleet); ok {
+		s.stale.DeepCopyInto(f)
+		return nil
+	}
+	return s.Client.Get(ctx, key, object, options...)
+}

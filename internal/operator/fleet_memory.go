@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/shopset/shopset/internal/placement"
 )
@@ -16,6 +17,8 @@ type fleetMemory struct {
 	memory
 
 	mu sync.Mutex
+	// uids are those of the fleets that something is remembered of.
+	uids map[types.NamespacedName]types.UID
 	// written are the ConfigMaps as the operator wrote them last.
 	written map[writtenKey]writtenConfigMap
 	rings   map[types.UID]knownRing
@@ -108,6 +111,30 @@ func (m *fleetMemory) sharesOf(fleet types.UID, config string, compute func() pl
 	}
 	m.shares[fleet] = knownShares{config, compute()}
 	return m.shares[fleet].shares
+}
+
+// known notes who has the name. What is remembered of a fleet that had it before goes.
+func (m *fleetMemory) known(f client.Object) {
+	name := client.ObjectKeyFromObject(f)
+	m.mu.Lock()
+	before := m.uids[name]
+	if m.uids == nil {
+		m.uids = map[types.NamespacedName]types.UID{}
+	}
+	m.uids[name] = f.GetUID()
+	m.mu.Unlock()
+	if before != "" && before != f.GetUID() {
+		m.forget(before)
+	}
+}
+
+// forgetName is for a fleet that is gone: without a finalizer, nobody sees it go.
+func (m *fleetMemory) forgetName(name types.NamespacedName) {
+	m.mu.Lock()
+	uid := m.uids[name]
+	delete(m.uids, name)
+	m.mu.Unlock()
+	m.forget(uid)
 }
 
 func (m *fleetMemory) forget(fleet types.UID) {

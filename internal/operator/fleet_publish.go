@@ -46,7 +46,7 @@ func (r *FleetReconciler) publish(ctx context.Context, f *v1alpha1.Fleet, seen *
 func (r *FleetReconciler) publishKeys(ctx context.Context, f *v1alpha1.Fleet, seen *fleetSeen) error {
 	wanted := configMapOf(f, keysName(f))
 	wanted.Data = map[string]string{publicKeys: seen.ring.public}
-	if seen.keys != nil && seen.keys.Data[publicKeys] == seen.ring.public {
+	if seen.keys != nil && seen.keys.Data[publicKeys] == seen.ring.public && metav1.IsControlledBy(seen.keys, f) {
 		return nil
 	}
 	return r.writeConfigMap(ctx, f, seen.keys, wanted)
@@ -63,7 +63,7 @@ func (r *FleetReconciler) publishTable(ctx context.Context, f *v1alpha1.Fleet, s
 	// A table that is earlier than one that was published was put back by somebody. Routers would refuse what follows it.
 	putBack := seen.Table != nil && last != nil && (&routetable.Table{Epoch: uint64(max(last.Epoch, 0)), Version: uint64(max(last.Version, 0))}).After(seen.Table)
 	if seen.Table != nil && !putBack {
-		if before, err := seen.Table.ContentHash(); err == nil && before == hash && seen.signedBy == seen.ring.id() {
+		if before, err := seen.Table.ContentHash(); err == nil && before == hash && seen.signedBy == seen.ring.id() && metav1.IsControlledBy(seen.routes, f) {
 			return nil
 		}
 		table.Epoch, table.Version = seen.Table.Epoch, seen.Table.Version+1
@@ -122,7 +122,7 @@ func (r *FleetReconciler) writeConfigMap(ctx context.Context, f *v1alpha1.Fleet,
 			return r.explainExisting(ctx, f, wanted, err)
 		}
 	} else {
-		if !metav1.IsControlledBy(before, f) {
+		if !metav1.IsControlledBy(before, f) && !letGo(before) {
 			return r.explainExisting(ctx, f, wanted, nil)
 		}
 		after = before.DeepCopy()
@@ -138,6 +138,12 @@ func (r *FleetReconciler) writeConfigMap(ctx context.Context, f *v1alpha1.Fleet,
 	}
 	r.memory.noteConfigMap(f.UID, before, after, r.now())
 	return nil
+}
+
+// letGo says whether the operator made a ConfigMap for a fleet that was deleted without what it owned
+// (--cascade=orphan): then the fleet of that name goes on with it, and with its version.
+func letGo(existing *corev1.ConfigMap) bool {
+	return metav1.GetControllerOf(existing) == nil && existing.Labels["app.kubernetes.io/managed-by"] == cell.Manager
 }
 
 // explainExisting says whose ConfigMap is in the way. Of the fleet's own, one that the cache does not show lost its

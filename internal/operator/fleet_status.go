@@ -70,7 +70,7 @@ func (r *FleetReconciler) setStatus(f *v1alpha1.Fleet, out *fleetOutcome) {
 		status.BlastRadius = nil
 	}
 	shares := r.shares(f, out)
-	status.Cells = cellStatus(out, shares)
+	status.Cells = cellStatus(out, shares, status.Cells)
 	ready := 0
 	for _, cell := range out.plan.Cells {
 		if cell.State != v1alpha1.CellLeaving && cell.Ready && cell.Current {
@@ -117,7 +117,13 @@ func blastRadius(table *routetable.Table, shares placement.Shares) *v1alpha1.Bla
 
 func percent(share float64) string { return fmt.Sprintf("%.1f%%", share*100) }
 
-func cellStatus(out *fleetOutcome, shares map[string]float64) (result []v1alpha1.CellStatus) {
+// cellStatus says how each cell is. Where the published table cannot be read now, routers go on with it: what it says
+// is in the status before.
+func cellStatus(out *fleetOutcome, shares map[string]float64, before []v1alpha1.CellStatus) (result []v1alpha1.CellStatus) {
+	earlier := map[string]v1alpha1.CellStatus{}
+	for _, cell := range before {
+		earlier[cell.Name] = cell
+	}
 	inTable := map[string]routetable.Cell{}
 	if out.table != nil {
 		for _, cell := range out.table.Cells {
@@ -132,6 +138,9 @@ func cellStatus(out *fleetOutcome, shares map[string]float64) (result []v1alpha1
 		}
 		if entry.State == routetable.Active {
 			status.Weight = int64(entry.Weight)
+		}
+		if was, found := earlier[cell.Name]; found && out.table == nil {
+			status.Weight, status.Share, status.Endpoints = was.Weight, was.Share, was.Endpoints
 		}
 		if cell.ShopSet != nil {
 			status.Revision = cell.ShopSet.Status.Revision
@@ -154,9 +163,17 @@ func setFleetConditions(f *v1alpha1.Fleet, out *fleetOutcome, ready int) {
 	unwell, stuck, leaving, drained := tally(out)
 	switch {
 	case out.plan.Problem != nil:
-		stalled("InvalidSpec", "no cell was changed, and the table goes on with the placement that it has: "+strings.ReplaceAll(out.plan.Problem.Error(), "\n", "; "))
+		kept := "the table goes on with the placement that it has"
+		if out.table == nil {
+			kept = "no routing table is published"
+		}
+		stalled("InvalidSpec", "no cell was changed, and "+kept+": "+strings.ReplaceAll(out.plan.Problem.Error(), "\n", "; "))
 	case out.unpublished != "":
-		stalled("NotPublished", "the routing table is not published: "+out.unpublished)
+		message := "the routing table is not published: " + out.unpublished
+		if out.held(f) {
+			message += "; until it is, no cell is changed or deleted, because routers would not learn where its Pods are"
+		}
+		stalled("NotPublished", message)
 	case len(out.refused) > 0:
 		stalled("Refused", strings.Join(unwell, "; "))
 	case stuck:

@@ -58,8 +58,20 @@ func newMeters(registry prometheus.Registerer) *meters {
 	for k := range kinds {
 		m.accept[k] = accepted.WithLabelValues(k.String())
 	}
+	// What alerts go by is there from the start: the first time would be no increase otherwise.
+	for _, result := range tableResults {
+		m.tables.WithLabelValues(result)
+	}
+	for _, why := range []error{errNoTable, errNoCell, errNoEndpoint} {
+		for k := range kinds {
+			m.refused.WithLabelValues(k.String(), refusals[why])
+		}
+	}
 	return m
 }
+
+// tableResults are the labels of table_updates_total.
+var tableResults = []string{"used", "old", "refused", "kept", "unkept"}
 
 // refuse counts a connection that got no endpoint.
 func (m *meters) refuse(k kind, why error) {
@@ -114,6 +126,7 @@ func (m *meters) gauges(registry prometheus.Registerer, c *chooser, l *limiter) 
 	registry.MustRegister(&cellCollector{c,
 		prometheus.NewDesc("shopset_router_table_info", "1, with the fleet (NAMESPACE/NAME) whose routing table is in use.", []string{"fleet"}, nil),
 		prometheus.NewDesc("shopset_router_endpoints", "Endpoints of a cell, by port and whether they are up.", []string{"cell", "port", "state"}, nil),
+		prometheus.NewDesc("shopset_router_cell_active", "1 for a cell that takes hosts by the routing table in use, 0 for others.", []string{"cell"}, nil),
 		prometheus.NewDesc("shopset_router_connections", "Open connections to a cell.", []string{"cell"}, nil)})
 }
 
@@ -151,13 +164,14 @@ func (m *meters) forget(name string) {
 
 // cellCollector reads the state of cells from the table in use.
 type cellCollector struct {
-	c                        *chooser
-	table, endpoints, opened *prometheus.Desc
+	c                                *chooser
+	table, endpoints, active, opened *prometheus.Desc
 }
 
 func (cc *cellCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- cc.table
 	ch <- cc.endpoints
+	ch <- cc.active
 	ch <- cc.opened
 }
 
@@ -168,8 +182,13 @@ func (cc *cellCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(cc.table, prometheus.GaugeValue, 1, v.table.Fleet)
 	open := map[string]int64{}
-	for _, ce := range v.cells {
+	for i, ce := range v.cells {
 		open[ce.name] = ce.open.Load()
+		active := 0.0
+		if v.weights[i] > 0 {
+			active = 1
+		}
+		ch <- prometheus.MustNewConstMetric(cc.active, prometheus.GaugeValue, active, ce.name)
 		for k := range kinds {
 			up, all := 0, 0
 			for _, e := range *ce.pools[k].endpoints.Load() {
