@@ -155,7 +155,7 @@ func DefaultConfig() *Config {
 			ConnectionAge: 5 * time.Minute, Streams: 250,
 			UpgradedIdleTimeout: 5 * time.Minute, UpgradedAge: time.Hour,
 		},
-		Serving:  Serving{Share: 50, Shops: 3, Window: 5 * time.Second, Hold: 10 * time.Second},
+		Serving:  Serving{Share: 50, Shops: 3, Requests: 6, Window: 5 * time.Second, Hold: 10 * time.Second},
 		Startup:  Startup{Wait: 15 * time.Second},
 		Shutdown: Shutdown{Delay: 5 * time.Second, Grace: 25 * time.Second},
 	}

@@ -24,6 +24,8 @@ type Serving struct {
 	Share int `yaml:"share"`
 	// Shops is how many shops must fail at least: one that is broken by itself would be so in any cell. Default 3.
 	Shops int `yaml:"shops"`
+	// Requests is how many must fail at least: in a quiet hour a few say nothing. Default 6.
+	Requests int `yaml:"requests"`
 	// Window is how long back is looked at. Default 5s.
 	Window time.Duration `yaml:"window"`
 	// Hold is how long a cell is said not to serve. It doubles up to 16 times that when it fails again soon after. Default 10s.
@@ -34,6 +36,9 @@ func (s *Serving) problems(p *problems) {
 	p.percent("serving.share", s.Share)
 	if s.Shops < 1 || s.Shops > 1000 {
 		p.add("serving.shops", "want 1 to 1000")
+	}
+	if s.Requests < 1 {
+		p.add("serving.requests", "want 1 or more")
 	}
 	p.positive("serving.window", s.Window)
 	p.positive("serving.hold", s.Hold)
@@ -143,7 +148,7 @@ func (s *serving) judge(t *tally) {
 		failedShops += bits.OnesCount64(bad)
 	}
 	share := int64(s.config.Share)
-	if failedShops < s.config.Shops || failed*100 < share*requests || int64(failedShops)*100 < share*int64(shops) {
+	if failed < int64(s.config.Requests) || failedShops < s.config.Shops || failed*100 < share*requests || int64(failedShops)*100 < share*int64(shops) {
 		return
 	}
 	now := s.now()

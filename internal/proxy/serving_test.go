@@ -66,7 +66,7 @@ func TestServingHolds(t *testing.T) {
 	}
 	for i, seconds := range []int{10, 20, 40, 80, 160, 160, 160} {
 		fail()
-		if got := s.problem(); got != "3 of 3 requests in 5s failed, of 3 of 3 shops" {
+		if got := s.problem(); got != "6 of 6 requests in 5s failed, of 6 of 6 shops" {
 			t.Fatalf("time %d: the problem is %q", i, got)
 		}
 		*now = now.Add(time.Duration(seconds)*time.Second - 1)
@@ -100,8 +100,10 @@ func TestServingWindow(t *testing.T) {
 	if problem := s.problem(); problem != "" {
 		t.Errorf("two failing shops of five: %s", problem)
 	}
-	s.note("shop-2.example", true)
-	if problem := s.problem(); problem != "3 of 6 requests in 5s failed, of 3 of 6 shops" {
+	for range 4 {
+		s.note("shop-2.example", true)
+	}
+	if problem := s.problem(); problem != "6 of 9 requests in 5s failed, of 3 of 6 shops" {
 		t.Errorf("three failing shops of six: %q", problem)
 	}
 }
@@ -135,13 +137,13 @@ func TestServingIsTold(t *testing.T) {
 		t.Errorf("at first: %d %s", code, text)
 	}
 	broken.Store(true)
-	for _, host := range shopNames(4) {
+	for _, host := range shopNames(7) {
 		if told(host) {
 			t.Error("a client is told to go before any router knows")
 		}
 	}
 	e.wantMetric("shopset_proxy_serving", "0")
-	if code, text := serving("/serving"); code != http.StatusServiceUnavailable || text != "3 of 3 requests in 5s failed, of 3 of 3 shops" {
+	if code, text := serving("/serving"); code != http.StatusServiceUnavailable || text != "6 of 6 requests in 5s failed, of 6 of 6 shops" {
 		t.Errorf("with all shops broken: %d %s", code, text)
 	}
 	if code, text := serving("/readyz"); code != http.StatusOK {
