@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
-
 )
 
 func threeCells(t *testing.T) (*fleet, map[string]*backend) {
