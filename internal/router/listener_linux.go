@@ -150,7 +150,10 @@ func (l *loop) closeListeners() {
 	}
 	l.closing = true
 	for _, li := range l.listeners {
-		for turns := 0; turns < lastAccepts && l.accept(li); turns++ {
+		for range lastAccepts {
+			if !l.accept(li) {
+				break
+			}
 		}
 		sysClose(li.fd)
 	}
