@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/shopset/shopset/internal/admin"
 	"github.com/shopset/shopset/internal/proxy"
@@ -31,6 +32,7 @@ func run() error {
 		fmt.Printf("configuration %s: ok\n", *path)
 		return nil
 	}
+	defer runtime.KeepAlive(proxy.HeapFloor())
 	server := admin.New()
 	p, err := proxy.New(config, server, os.Stdout)
 	if err != nil {

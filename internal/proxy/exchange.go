@@ -41,6 +41,7 @@ type exchange struct {
 	encoder      encoder // nil when nothing is to be compressed
 	encoders     *sync.Pool
 	ends         []func()
+	endsRoom     [3]func() // for most
 
 	failure string // why the role failed, one of the reasons of the metric
 	problem error  // details for the log
@@ -59,6 +60,7 @@ func newExchange(w http.ResponseWriter, r *http.Request, limits *Limits) *exchan
 		r.TLS = e.conn.tls
 	}
 	e.request = r
+	e.ends = e.endsRoom[:0]
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 { // HTTP/2 has a reader also for no body.
 		return e
 	}

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -50,89 +48,106 @@ func resettable(t *testing.T, h2 bool) (c *http.Client, resetAll func()) {
 	}
 }
 
+// clientPhase is a moment at which a client resets its connection.
+type clientPhase struct {
+	name, method string
+	// body is what the client sends; gone ends when it has reset its connection.
+	body func(gone <-chan struct{}) io.Reader
+	// serve is the upstream. It calls begun when the phase has begun, and returns how the exchange ended.
+	serve func(w http.ResponseWriter, r *http.Request, begun func()) error
+	// answered says that the client resets its connection when it has read a part of the answer.
+	answered bool
+	log      string
+}
+
+func nothing(<-chan struct{}) io.Reader { return nil }
+
+func waits(_ http.ResponseWriter, r *http.Request, begun func()) error {
+	_, _ = io.Copy(io.Discard, r.Body)
+	begun()
+	<-r.Context().Done()
+	return r.Context().Err()
+}
+
+var clientPhases = []clientPhase{
+	{name: "while its body is read", method: http.MethodPost, log: `"status":499`, body: func(gone <-chan struct{}) io.Reader {
+		body, feed := io.Pipe()
+		go func() {
+			_, _ = io.WriteString(feed, "first")
+			<-gone
+			feed.Close() // net/http waits for it.
+		}()
+		return body
+	}, serve: func(_ http.ResponseWriter, r *http.Request, begun func()) error {
+		_, _ = io.ReadFull(r.Body, make([]byte, 5))
+		begun()
+		_, err := io.Copy(io.Discard, r.Body)
+		return err
+	}},
+	{name: "while it waits", method: http.MethodGet, log: `"status":499`, body: nothing, serve: waits},
+	{name: "while it waits, after its body", method: http.MethodPost, log: `"status":499`, serve: waits,
+		body: func(<-chan struct{}) io.Reader { return strings.NewReader("whole") }},
+	{name: "in the middle of the answer", method: http.MethodGet, log: `"status":200`, body: nothing, answered: true,
+		serve: func(w http.ResponseWriter, r *http.Request, begun func()) error {
+			begun()
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, strings.Repeat("x", 1<<16)); err != nil {
+					return err
+				}
+			}
+			return r.Context().Err()
+		}},
+}
+
 // TestClientResets: a client that resets its connection takes its request along, in every phase; nobody is blamed for it, and
 // the connection is counted no more.
 func TestClientResets(t *testing.T) {
-	for _, phase := range []struct{ name, method, log string }{
-		{"while its body is read", http.MethodPost, `"status":499`},
-		{"while it waits", http.MethodGet, `"status":499`},
-		{"while it waits, after its body", http.MethodPut, `"status":499`},
-		{"in the middle of the answer", http.MethodHead, `"status":200`}, // The method of the answer is GET, see below.
-	} {
+	for _, phase := range clientPhases {
 		for _, protocol := range protocols {
-			t.Run(phase.name+", "+protocol.name, func(t *testing.T) {
-				underWay, over := make(chan struct{}), make(chan error, 1)
-				shop := origin(t, func(w http.ResponseWriter, r *http.Request) {
-					var err error
-					switch phase.method {
-					case http.MethodPost:
-						_, _ = io.ReadFull(r.Body, make([]byte, 5))
-						close(underWay)
-						_, err = io.Copy(io.Discard, r.Body)
-					case http.MethodHead:
-						_, err = io.WriteString(w, "first")
-						for close(underWay); err == nil && r.Context().Err() == nil; {
-							_, err = io.WriteString(w, strings.Repeat("x", 1<<16))
-						}
-						err = errors.Join(err, r.Context().Err())
-					default:
-						_, _ = io.Copy(io.Discard, r.Body)
-						close(underWay)
-						<-r.Context().Done()
-						err = r.Context().Err()
-					}
-					over <- err
-				})
-				e := start(t, toShop(shop.URL, "health: {break: 50}"))
-				c, resetAll := resettable(t, protocol.h2)
-				url := e.http
-				if protocol.secure {
-					url = e.https
-				}
-				asked, gone := make(chan struct{}), make(chan struct{})
-				request := newRequest(t, strings.ReplaceAll(phase.method, "HEAD", "GET"), url, nil)
-				switch phase.method {
-				case http.MethodPost:
-					body, feed := io.Pipe()
-					go func() {
-						_, _ = io.WriteString(feed, "first")
-						<-gone
-						feed.Close() // net/http waits for it.
-					}()
-					request.Body, request.ContentLength = body, 100
-				case http.MethodPut:
-					request.Body, request.ContentLength = io.NopCloser(strings.NewReader("whole")), 5
-				}
-				go func() {
-					defer close(asked)
-					response, err := c.Do(request)
-					if err != nil {
-						return
-					}
-					defer response.Body.Close()
-					_, _ = io.ReadFull(response.Body, make([]byte, 5))
-					resetAll()
-				}()
-				<-underWay
-				if phase.method != http.MethodHead {
-					resetAll()
-				}
-				close(gone)
-				if err := <-over; err == nil {
-					t.Error("the upstream took the request for whole, or its answer was read")
-				}
-				<-asked
-				eventually(t, "the connection is gone", func() bool { return e.page(http.MethodGet, "/connections") == `{"open":0,"active":0}` })
-				eventually(t, "the log has it", func() bool { return e.log.String() != "" })
-				if log := e.log.String(); !strings.Contains(log, phase.log) || strings.Count(log, "\n") != 1 || !strings.Contains(log, `"error":"`) || strings.Contains(log, `"failure"`) {
-					t.Errorf("the log has %s, want %s and why", log, phase.log)
-				}
-				for i := range breakerSlots {
-					if n := e.current.Load().roles["shop"].breaker.slots[i].failed.Load(); n > 0 {
-						t.Error("the role is blamed")
-					}
-				}
-			})
+			t.Run(phase.name+", "+protocol.name, func(t *testing.T) { resetDuring(t, phase, protocol.secure, protocol.h2) })
+		}
+	}
+}
+
+func resetDuring(t *testing.T, phase clientPhase, secure, h2 bool) {
+	underWay, over := make(chan struct{}), make(chan error, 1)
+	shop := origin(t, func(w http.ResponseWriter, r *http.Request) { over <- phase.serve(w, r, func() { close(underWay) }) })
+	e := start(t, toShop(shop.URL, "health: {break: 50}"))
+	c, resetAll := resettable(t, h2)
+	url := e.http
+	if secure {
+		url = e.https
+	}
+	gone, asked := make(chan struct{}), make(chan struct{})
+	request := newRequest(t, phase.method, url, phase.body(gone))
+	go func() {
+		defer close(asked)
+		response, err := c.Do(request)
+		if err != nil {
+			return
+		}
+		defer response.Body.Close()
+		_, _ = io.ReadFull(response.Body, make([]byte, 5))
+		resetAll()
+	}()
+	<-underWay
+	if !phase.answered {
+		resetAll()
+	}
+	close(gone)
+	if err := <-over; err == nil {
+		t.Error("the upstream took the request for whole, or its answer was read")
+	}
+	<-asked
+	eventually(t, "the connection is gone", func() bool { return e.page(http.MethodGet, "/connections") == `{"open":0,"active":0}` })
+	eventually(t, "the log has it", func() bool { return e.log.String() != "" })
+	log := e.log.String()
+	if !strings.Contains(log, phase.log) || strings.Count(log, "\n") != 1 || !strings.Contains(log, `"error":"`) || strings.Contains(log, `"failure"`) {
+		t.Errorf("the log has %s, want %s and why", log, phase.log)
+	}
+	for i := range breakerSlots {
+		if e.current.Load().roles["shop"].breaker.slots[i].failed.Load() > 0 {
+			t.Error("the role is blamed")
 		}
 	}
 }
@@ -233,7 +248,7 @@ func TestUpstreamResets(t *testing.T) {
 			}
 		}
 		if n := tries.Load(); n != 2 {
-			t.Error(fmt.Sprint(n) + " connections")
+			t.Errorf("%d connections", n)
 		}
 	})
 }

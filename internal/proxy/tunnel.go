@@ -1,8 +1,12 @@
 package proxy
 
 import (
+	"bytes"
+	"errors"
 	"io"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -108,4 +112,58 @@ func (t *tunnel) Close() error {
 		}
 	})
 	return t.err
+}
+
+// tunnel hands the connections over after an answer 101.
+func (p *pipeline) tunnel(e *exchange, response *http.Response) {
+	if upgrade(response.Header) == "" || !strings.EqualFold(upgrade(response.Header), upgrade(e.request.Header)) {
+		_ = response.Body.Close()
+		p.failed(e, nil, errors.New("the upstream switches to another protocol than was asked for"))
+		return
+	}
+	back, ok := response.Body.(io.ReadWriteCloser)
+	if !ok {
+		_ = response.Body.Close()
+		p.failed(e, nil, errors.New("the upstream's connection cannot be taken over"))
+		return
+	}
+	opened := p.tunnels.open(back, e.limits)
+	defer opened.Close()
+	conn, buffered, err := e.control.Hijack()
+	if err != nil {
+		p.failed(e, nil, err)
+		return
+	}
+	defer conn.Close()
+	client := opened.to(conn, e.limits.StallTimeout)
+	if checked, ok := conn.(*checkedConn); ok {
+		checked.through() // From here on it speaks another protocol.
+	}
+	p.filterAnswer(e, response.Header)
+	header := e.Header()
+	for name, values := range response.Header {
+		header[name] = values
+	}
+	e.status = response.StatusCode // The connection is taken over, nothing else says it.
+	answer := &http.Response{StatusCode: response.StatusCode, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header}
+	var head bytes.Buffer
+	if answer.Write(&head) != nil {
+		return
+	}
+	if _, err := client.Write(head.Bytes()); err != nil {
+		return
+	}
+	ended := make(chan struct{}, 2)
+	go func() {
+		_, _ = io.Copy(opened, buffered)
+		ended <- struct{}{}
+	}()
+	go func() {
+		_, _ = io.Copy(client, opened)
+		ended <- struct{}{}
+	}()
+	select {
+	case <-ended:
+	case <-e.request.Context().Done():
+	}
 }
