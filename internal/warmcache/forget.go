@@ -11,19 +11,31 @@ import (
 	"github.com/shopset/shopset/internal/warmcache/storage"
 )
 
-// Compatibilities lists the compatibility keys that have something in the storage.
+// Compatibilities lists the compatibility keys that have something in the storage. It lists all that there is: to start behind a key
+// that is not there is what not every S3 does right.
 func Compatibilities(ctx context.Context, from storage.Storage) (found []string, err error) {
 	for after := ""; ; {
-		page, err := from.List(ctx, "v1/", after, 1)
+		page, err := nextPage(ctx, from, "v1/", after)
 		if err != nil || len(page) == 0 {
 			return found, err
 		}
-		compat, _, _ := strings.Cut(strings.TrimPrefix(page[0].Key, "v1/"), "/")
-		if !slices.Contains(reserved, compat) && CheckCompatibility(compat) == nil {
-			found = append(found, compat)
+		for _, info := range page {
+			after = info.Key
+			compat, _, _ := strings.Cut(strings.TrimPrefix(info.Key, "v1/"), "/")
+			if CheckCompatibility(compat) == nil && (len(found) == 0 || found[len(found)-1] != compat) {
+				found = append(found, compat)
+			}
 		}
-		after = "v1/" + compat + "0" // The character behind the slash: all of this key is before it.
 	}
+}
+
+// nextPage lists what comes behind a key. A storage that begins anew in place of ending would be listed for ever.
+func nextPage(ctx context.Context, from storage.Storage, prefix, after string) ([]storage.Info, error) {
+	page, err := from.List(ctx, prefix, after, 1000)
+	if err == nil && len(page) > 0 && page[0].Key <= after {
+		err = fmt.Errorf("the storage lists %s when it is asked for what comes behind %s", page[0].Key, after)
+	}
+	return page, err
 }
 
 // Forgotten is what Forget dropped, or would.

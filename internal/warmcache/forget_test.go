@@ -1,11 +1,14 @@
 package warmcache
 
 import (
+	"context"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shopset/shopset/internal/warmcache/storage"
 )
 
 // TestForget: what nobody has saved for a time goes with its packs, whatever release it is of; what is young, or is being saved, stays.
@@ -57,6 +60,29 @@ func TestForget(t *testing.T) {
 	if _, err := Forget(t.Context(), s, "v1", time.Minute, time.Now(), true); err == nil {
 		t.Error("what was saved a minute ago would be forgotten")
 	}
+}
+
+// TestListedForEver: a storage that begins anew in place of ending holds up nobody.
+func TestListedForEver(t *testing.T) {
+	s, here := newStorage(t), t.TempDir()
+	fill(t, filepath.Join(here, "a"), map[string]string{"x": "x"})
+	save(t, s, here, "a")
+	round := anew{s}
+	_, names := Names(t.Context(), round, "v1")
+	_, keys := Compatibilities(t.Context(), round)
+	_, removed := GC(t.Context(), round, "v1", 0, time.Now(), true)
+	for what, err := range map[string]error{"names": names, "keys": keys, "gc": removed} {
+		if err == nil || !strings.Contains(err.Error(), "behind") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// anew lists from the beginning, always.
+type anew struct{ storage.Storage }
+
+func (a anew) List(ctx context.Context, prefix, _ string, limit int) ([]storage.Info, error) {
+	return a.Storage.List(ctx, prefix, "", limit)
 }
 
 // TestReservedKeys: nobody who may save one release may change what all releases have in common.

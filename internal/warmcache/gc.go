@@ -99,7 +99,7 @@ func (l *listing) peek(ctx context.Context) (string, error) {
 		if l.end {
 			return "", nil
 		}
-		page, err := l.storage.List(ctx, l.prefix, l.after, 1000)
+		page, err := nextPage(ctx, l.storage, l.prefix, l.after)
 		if err != nil {
 			return "", err
 		}

@@ -79,7 +79,7 @@ func eachName(ctx context.Context, from storage.Storage, compat string, visit fu
 	}
 	prefix := headKey(compat, "")
 	for after := ""; ; {
-		page, err := from.List(ctx, prefix, after, 1000)
+		page, err := nextPage(ctx, from, prefix, after)
 		if err != nil || len(page) == 0 {
 			return err
 		}
