@@ -291,6 +291,29 @@ func TestDrainIsRefused(t *testing.T) {
 	})
 }
 
+// TestDrainersAtATime: of people who drain all cells at the same moment, none leaves the hosts without one.
+func TestDrainersAtATime(t *testing.T) {
+	namespace, _ := serving(t, &open{})
+	var group sync.WaitGroup
+	for _, name := range []string{"main-1", "main-2", "main-3"} {
+		group.Go(func() { kubectlShopset(t, namespace, "drain", name) })
+	}
+	group.Wait()
+	list := &v1alpha1.ShopSetList{}
+	if err := cluster.admin.List(t.Context(), list, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	drained := 0
+	for _, ss := range list.Items {
+		if ss.Spec.Traffic == v1alpha1.TrafficDrain {
+			drained++
+		}
+	}
+	if drained > 1 { // maxShare 50% takes two of three.
+		t.Errorf("%d of 3 cells are drained", drained)
+	}
+}
+
 func TestEvacuate(t *testing.T) {
 	namespace, f := serving(t, &open{})
 	kubectlShopset(t, namespace, "evacuate", "main-2", "--to", "main-2").must(t, kubectl.ExitError, "--to main-2 is no other cell of fleet main; there is main-1, main-3")

@@ -105,8 +105,14 @@ func (t *tool) drain(ctx context.Context, ss *v1alpha1.ShopSet, o *trafficOption
 	if err := t.mayDrain(view, ss, o.force); err != nil {
 		return err
 	}
+	was := ss.Spec.Traffic
 	if err := t.setTraffic(ctx, ss, v1alpha1.TrafficDrain); err != nil {
 		return err
+	}
+	if view != nil && !o.force && was != v1alpha1.TrafficDrain {
+		if err := t.stillMayDrain(ctx, ss); err != nil {
+			return err
+		}
 	}
 	if view == nil {
 		fmt.Fprintf(t.Out, "%s drains; it is in no fleet: whoever sends traffic to it must know where else to go\n", ss.Name)
@@ -137,6 +143,22 @@ func (t *tool) mayDrain(view *fleetView, ss *v1alpha1.ShopSet, force bool) error
 		return fmt.Errorf("%s is not drained: %w; or do it anyway by --force", ss.Name, problem)
 	}
 	return nil
+}
+
+// stillMayDrain takes a drain back if others have drained cells at the same moment, each of which could have gone alone.
+func (t *tool) stillMayDrain(ctx context.Context, ss *v1alpha1.ShopSet) error {
+	view, err := t.fleetViewOf(ctx, ss)
+	if err != nil || view == nil {
+		return err
+	}
+	problem := drainProblem(view, ss.Name, t.now())
+	if problem == nil {
+		return nil
+	}
+	if err := t.setTraffic(ctx, ss, v1alpha1.TrafficActive); err != nil {
+		return fmt.Errorf("%s is drained, though %w; and it could not be taken back: %w", ss.Name, problem, err)
+	}
+	return fmt.Errorf("%s is not drained: %w; or do it anyway by --force", ss.Name, problem)
 }
 
 // drainProblem asks the operator's decision what the fleet would be without the cell.

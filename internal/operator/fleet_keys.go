@@ -57,6 +57,10 @@ func (r *FleetReconciler) keyring(ctx context.Context, f *v1alpha1.Fleet) (ring 
 		if secret, err = newSecret(name); err == nil {
 			err = r.Client.Create(ctx, secret, client.FieldOwner(cell.Manager))
 		}
+		if err == nil && f.Status.Table != nil {
+			tell(ctx, r.Events, f, corev1.EventTypeWarning, "NewKey", "Sign", "Secret %s, with the key that signed the tables so far, is gone, and a new key was made: "+
+				"routers refuse what it signs until they are given the public key in ConfigMap %s; or put the Secret back", name, keysName(f))
+		}
 		if apierrors.IsAlreadyExists(err) {
 			err = r.Live.Get(ctx, name, secret) // Another operator was faster.
 		}

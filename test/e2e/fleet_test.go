@@ -240,7 +240,7 @@ func TestFleetUnderFaults(t *testing.T) {
 					t.Errorf("%s, a shop of %s, failed %d times while %s of %s: %v", host, first[host], shop.Failed, fault.name, victim, shop.FirstError)
 				}
 			}
-			fmt.Printf("RESULT fleet.%s.shops_touched=%d\nRESULT fleet.%s.requests_failed=%d\nRESULT fleet.%s.outage_s=%.3f s\nRESULT fleet.%s.purchases=%d\n",
+			fmt.Printf("RESULT fleet.%s.shops_touched=%d shops\nRESULT fleet.%s.requests_failed=%d requests\nRESULT fleet.%s.outage_s=%.3f s\nRESULT fleet.%s.purchases=%d purchases\n",
 				fault.name, touched, fault.name, report.Failed, fault.name, longest.Seconds(), fault.name, report.Bought)
 		})
 	}
