@@ -34,6 +34,8 @@ import (
 // patience bounds every wait of a test that should end at once.
 const testPatience = 20 * time.Second
 
+func init() { sharedTimeout = 2 * time.Second }
+
 // edge is a real proxy on real ports.
 type edge struct {
 	*Proxy
