@@ -44,7 +44,7 @@ func TestHangingFolder(t *testing.T) {
 	c := &command{name: "restore", flags: flag.NewFlagSet("restore", flag.ContinueOnError), admin: admin.New(), compat: new(string), dryRun: new(bool)}
 	*c.compat = "1"
 	r := &restoring{command: c, flags: c.restoreFlags(), folder: t.TempDir()}
-	if err := c.flags.Parse([]string{"--budget-time", "1ms", "a"}); err != nil {
+	if err := c.flags.Parse([]string{"--budget-time", "1h", "a"}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := openStorage(t.Context(), folder, c.admin.Registry())
