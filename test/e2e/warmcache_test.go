@@ -33,7 +33,7 @@ func TestWarmCache(t *testing.T) {
 	}
 	eventually(t, func() error {
 		log := kubectl(t, "exec", "-n", first.Namespace, first.Name, "-c", "shopset-save", "--",
-			"/shopset-cache", "ls", "--compat", ss.Namespace, "--storage", shop.WarmCache.Source.Storage)
+			"shopset-cache", "ls", "--compat", ss.Namespace, "--storage", shop.WarmCache.Source.Storage)
 		if n := strings.Count(log, " files "); n < 3 {
 			return fmt.Errorf("%d snapshots are there:\n%s", n, log)
 		}
