@@ -104,3 +104,28 @@ func TestLoadReportsPerShop(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// TestLoadInsists: a shop that fails is tried again at once, and not only when it is its turn.
+func TestLoadInsists(t *testing.T) {
+	shops := make([]string, 100)
+	for i := range shops {
+		shops[i] = fmt.Sprintf("shop-%d.example", i)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var failures atomic.Int64
+	report := buyer.Load(ctx, buyer.LoadOptions{
+		Options: pages(t, nil), Shops: shops, Workers: 1, Pause: time.Millisecond,
+		OnPurchase: func(buyer.Receipt, error) {
+			if failures.Add(1) == int64(len(shops)) { // One person alone has been at each of them at most once.
+				cancel()
+			}
+		},
+	})
+	most := 0
+	for _, shop := range report.Shops {
+		most = max(most, shop.Failed)
+	}
+	if most < 2 {
+		t.Error("no shop was tried again")
+	}
+}

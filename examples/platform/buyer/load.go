@@ -49,8 +49,9 @@ type ShopReport struct {
 	failingSince time.Time
 }
 
-// Load buys continuously until the context ends. Purchases that are under way then are finished, so
-// that the orders of the report are all there are.
+// Load buys continuously until the context ends. Where somebody could not buy, one more person tries at once, and again and again
+// until it works: so the length of an outage is that of the outage, and not of the way round all shops. Purchases that are under
+// way at the end are finished, so that the orders of the report are all there are.
 func Load(ctx context.Context, o LoadOptions) Report {
 	began := time.Now()
 	finishing := context.WithoutCancel(ctx)
@@ -60,22 +61,37 @@ func Load(ctx context.Context, o LoadOptions) Report {
 	}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
+	// buy says whether it worked.
+	buy := func(shop string) (ok, first bool) {
+		options := o.Options
+		options.Shop = shop
+		receipt, err := Buy(finishing, options)
+		if o.OnPurchase != nil {
+			o.OnPurchase(receipt, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		first = report.note(shop, receipt, err)
+		return err == nil, first
+	}
+	pause := func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(o.Pause):
+		}
+	}
 	for range max(o.Workers, 1) {
 		wait.Go(func() {
 			for n := rand.IntN(max(len(o.Shops), 1)); ctx.Err() == nil && len(o.Shops) > 0; n++ {
-				options := o.Options
-				options.Shop = o.Shops[n%len(o.Shops)]
-				receipt, err := Buy(finishing, options)
-				if o.OnPurchase != nil {
-					o.OnPurchase(receipt, err)
+				shop := o.Shops[n%len(o.Shops)]
+				if _, first := buy(shop); first {
+					wait.Go(func() {
+						for ok := false; !ok && ctx.Err() == nil; ok, _ = buy(shop) {
+							pause()
+						}
+					})
 				}
-				mu.Lock()
-				report.note(options.Shop, receipt, err)
-				mu.Unlock()
-				select {
-				case <-ctx.Done():
-				case <-time.After(o.Pause):
-				}
+				pause()
 			}
 		})
 	}
@@ -87,7 +103,8 @@ func Load(ctx context.Context, o LoadOptions) Report {
 	return report
 }
 
-func (r *Report) note(name string, receipt Receipt, err error) {
+// note says whether this is the first failure after a success.
+func (r *Report) note(name string, receipt Receipt, err error) (first bool) {
 	shop := r.Shops[name]
 	if err != nil {
 		r.Failed++
@@ -96,10 +113,10 @@ func (r *Report) note(name string, receipt Receipt, err error) {
 			shop.FirstError = err
 		}
 		shop.LastError = err
-		if shop.failingSince.IsZero() {
+		if first = shop.failingSince.IsZero(); first {
 			shop.failingSince = time.Now().Add(-receipt.Duration)
 		}
-		return
+		return first
 	}
 	r.Bought++
 	shop.Bought++
@@ -109,6 +126,7 @@ func (r *Report) note(name string, receipt Receipt, err error) {
 		shop.Repeated++
 	}
 	shop.recovered()
+	return false
 }
 
 func (s *ShopReport) recovered() {
