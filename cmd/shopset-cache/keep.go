@@ -38,7 +38,7 @@ func keepCommand(c *command) runner {
 			}
 			r.warm()
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // It is told to end, and err was told above.
 			}
 			bounded, pace := save.caps.apply(s)
 			save.saver(c, bounded, pace, r.metrics).Loop(ctx, false)

@@ -191,7 +191,9 @@ func (r *restoring) run(ctx context.Context, s storage.Storage, goOn bool) error
 		Time: *f.time, Began: began, Workers: *f.workers, Quarantine: *f.quarantine, FolderMode: fs.FileMode(mode), DryRun: *r.dryRun,
 		Continue: goOn, Pace: r.pace, Progress: progress(len(shops)), AtDeadline: func(now warmcache.Report) {
 			slog.Info("the time is over, the rest follows", "left", len(shops)-now.Shops-now.Absent-now.OverBudget-now.Failed)
-			r.tell(&now)
+			if err := r.tell(&now); err != nil {
+				slog.Warn("the report so far cannot be written", "error", err)
+			}
 			lowPriority()
 			r.warm()
 		}}

@@ -339,7 +339,7 @@ func TestEvacuate(t *testing.T) {
 	eventually(t, func() error {
 		ss := &v1alpha1.ShopSet{}
 		if err := get(t, ss, namespace, "main-3"); err != nil {
-			return nil // It is gone already: it was drained and idle.
+			return nil //nolint:nilerr // It is gone already: it was drained and idle.
 		}
 		r := kubectlShopset(t, namespace, "undrain", "main-3")
 		if strings.Contains(r.err, "leaves Fleet main") || strings.Contains(r.err, "is being deleted") || strings.Contains(r.err, "there is no ShopSet main-3") {

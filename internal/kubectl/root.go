@@ -92,7 +92,7 @@ Exit codes: 0 well, or done; 1 not well, not in time, or there are differences; 
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.rules.ExplicitPath, "kubeconfig", "", "path to the kubeconfig file")
 	clientcmd.BindOverrideFlags(&t.overrides, flags, clientcmd.RecommendedConfigOverrideFlags(""))
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
+	root.SetFlagErrorFunc(usage)
 	for _, sub := range []*cobra.Command{
 		t.statusCommand(), t.treeCommand(), t.explainCommand(), t.routesCommand(), t.diffCommand(),
 		t.drainCommand(), t.undrainCommand(), t.evacuateCommand(), t.moveCommand(),

@@ -214,7 +214,7 @@ func (c *chooser) pick(a *attempt, p *pool, random uint32, healthy bool) *endpoi
 		y = endpoints[(one+1+random>>16*(n-1)>>16)%n]
 	}
 	fresh := func(e *endpoint) bool { return (!healthy || !e.down.Load()) && !a.has(e) }
-	good := func(e *endpoint) bool { return fresh(e) && !(healthy && c.spared(e, random)) }
+	good := func(e *endpoint) bool { return fresh(e) && (!healthy || !c.spared(e, random)) }
 	switch {
 	case good(x) && (x == y || !good(y) || x.open.Load() <= y.open.Load()):
 		return x

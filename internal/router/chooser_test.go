@@ -358,9 +358,7 @@ func TestNoMemoryPerHost(t *testing.T) {
 }
 
 func BenchmarkChoose(b *testing.B) {
-	c := &chooserTest{}
-	t := &testing.T{}
-	c = newChooserTest(t, 90, map[string]int{"a": 2, "b": 2, "c": 2, "d": 2})
+	c := newChooserTest(&testing.T{}, 90, map[string]int{"a": 2, "b": 2, "c": 2, "d": 2})
 	scratch := make([]int, 0, 256)
 	b.ReportAllocs()
 	for i := range b.N {

@@ -57,7 +57,7 @@ func (l *loop) pump(c *conn, from, to *side, count *int64) outcome {
 		}
 		if from.eof {
 			// Where the other direction has ended already, closing says it all.
-			if !to.shut && !(to.eof && from.shut) {
+			if !to.shut && (!to.eof || !from.shut) {
 				sysShutdownWrite(to.fd)
 			}
 			to.shut = true
@@ -75,7 +75,7 @@ func (l *loop) pump(c *conn, from, to *side, count *int64) outcome {
 		if !to.writable {
 			return blocked // Nothing is read that could not be passed on.
 		}
-		n, errno := l.take(from, to)
+		n, errno := l.take(from)
 		switch {
 		case errno == again:
 			from.readable, from.full = false, 0
@@ -101,7 +101,7 @@ func (l *loop) arm(c *conn, s *side) {
 }
 
 // take reads once: through a pipe if much comes, else into the buffer of the loop, from where it is written at once.
-func (l *loop) take(from, to *side) (int, syscall.Errno) {
+func (l *loop) take(from *side) (int, syscall.Errno) {
 	if from.full >= fullReads {
 		if from.pipe == nil {
 			from.pipe = l.pipes.take()

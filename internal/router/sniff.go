@@ -1,7 +1,9 @@
 package router
 
 import (
+	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/shopset/shopset/internal/placement"
 )
@@ -82,32 +84,35 @@ func (s *sniffer) limit() int {
 
 // refusal is what a client gets before its connection is closed: a fatal TLS alert (RFC 8446, section 6) or a short answer.
 func refusal(k kind, err error) string {
+	is := func(list ...error) bool {
+		return slices.ContainsFunc(list, func(one error) bool { return errors.Is(err, one) })
+	}
 	if k == kindTLS {
 		const begin = "\x15\x03\x03\x00\x02\x02"
-		switch err {
-		case errNoServerName, errNameInvalid, errNameTwice:
+		switch {
+		case is(errNoServerName, errNameInvalid, errNameTwice):
 			return begin + "\x70" // unrecognized_name
-		case errHelloBroken, errNotHello, errHelloSize:
+		case is(errHelloBroken, errNotHello, errHelloSize):
 			return begin + "\x32" // decode_error
-		case errNotTLS, errSSLv2, errProxyMissing, errProxyBroken, errSlow, errFull:
+		case is(errNotTLS, errSSLv2, errProxyMissing, errProxyBroken, errSlow, errFull):
 			return ""
 		default:
 			return begin + "\x50" // internal_error
 		}
 	}
 	status := "503 Service Unavailable"
-	switch err {
-	case errHeadBroken, errHostTwice, errNoHost, errNameInvalid:
+	switch {
+	case is(errHeadBroken, errHostTwice, errNoHost, errNameInvalid):
 		status = "400 Bad Request"
-	case errHeadSize:
+	case is(errHeadSize):
 		status = "431 Request Header Fields Too Large"
-	case errHTTP2:
+	case is(errHTTP2):
 		status = "505 HTTP Version Not Supported"
-	case errConnect:
+	case is(errConnect):
 		status = "405 Method Not Allowed"
-	case errSlow:
+	case is(errSlow):
 		status = "408 Request Timeout"
-	case errProxyMissing, errProxyBroken, errFull:
+	case is(errProxyMissing, errProxyBroken, errFull):
 		return ""
 	}
 	return "HTTP/1.1 " + status + "\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"

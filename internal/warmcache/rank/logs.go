@@ -123,9 +123,9 @@ func readJSON(ctx context.Context, from io.Reader, format LogFormat, counter *Co
 		if err != nil && !errors.Is(err, io.EOF) {
 			return result, err
 		}
-		end := err != nil
+		end := errors.Is(err, io.EOF)
 		if end && len(line) == 0 && !tooLong {
-			return result, nil
+			return result, nil //nolint:nilerr // It is the end.
 		}
 		if result.Lines++; result.Lines%10000 == 0 && ctx.Err() != nil {
 			return result, ctx.Err()
