@@ -32,7 +32,7 @@ func startLoadAt(t *testing.T, options buyer.Options, hosts []string, each func(
 	l := &load{cancel: cancel, done: make(chan buyer.Report, 1)}
 	go func() {
 		l.done <- buyer.Load(ctx, buyer.LoadOptions{
-			Options: options, Shops: hosts, Workers: workers, Pause: 20 * time.Millisecond,
+			Options: options, Shops: hosts, Workers: workers, Pause: 100 * time.Millisecond,
 			OnPurchase: func(receipt buyer.Receipt, err error) {
 				each(receipt, err)
 				if err == nil {

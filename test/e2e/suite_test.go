@@ -118,8 +118,19 @@ func removeNamespace(t *testing.T, namespace *corev1.Namespace) {
 	}
 }
 
-// sample is the ShopSet of config/samples, in another namespace and on node ports that are free.
+// sample is the ShopSet of config/samples, in another namespace and on node ports that are free. It starts cold: two more containers
+// in each Pod of the shop take longer to start than they save.
 func sample(t *testing.T, namespace string) *v1alpha1.ShopSet {
+	t.Helper()
+	ss := warmSample(t, namespace)
+	for i := range ss.Spec.Components {
+		ss.Spec.Components[i].WarmCache = nil
+	}
+	return ss
+}
+
+// warmSample is sample with its warm cache.
+func warmSample(t *testing.T, namespace string) *v1alpha1.ShopSet {
 	t.Helper()
 	for _, object := range sampleObjects(t) {
 		if ss, ok := object.(*v1alpha1.ShopSet); ok {

@@ -17,7 +17,7 @@ import (
 // TestWarmCache: what a Pod compiled is saved beside it, and the Pod after it has it from its first request on. The status
 // says so.
 func TestWarmCache(t *testing.T) {
-	ss := sample(t, newNamespace(t))
+	ss := warmSample(t, newNamespace(t))
 	shop := &ss.Spec.Components[1]
 	shop.Replicas = new(int32(1))
 	shop.WarmCache.Source.Compatibility = ss.Namespace // Nobody else's caches.

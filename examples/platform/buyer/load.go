@@ -49,9 +49,9 @@ type ShopReport struct {
 	failingSince time.Time
 }
 
-// Load buys continuously until the context ends. Where somebody could not buy, one more person tries at once, and again and again
-// until it works: so the length of an outage is that of the outage, and not of the way round all shops. Purchases that are under
-// way at the end are finished, so that the orders of the report are all there are.
+// Load buys continuously until the context ends. Where somebody could not buy, one more person (of Workers at most) tries at
+// once, again and again until it works: so the length of an outage is that of the outage, and not of the way round all shops.
+// Purchases that are under way at the end are finished, so that the orders of the report are all there are.
 func Load(ctx context.Context, o LoadOptions) Report {
 	began := time.Now()
 	finishing := context.WithoutCancel(ctx)
@@ -80,16 +80,27 @@ func Load(ctx context.Context, o LoadOptions) Report {
 		case <-time.After(o.Pause):
 		}
 	}
+	// insist has at most as many more people try as there are: what is slow must not be drowned.
+	places := make(chan struct{}, max(o.Workers, 1))
+	insist := func(shop string) {
+		select {
+		case places <- struct{}{}:
+		default:
+			return
+		}
+		wait.Go(func() {
+			defer func() { <-places }()
+			for ok := false; !ok && ctx.Err() == nil; ok, _ = buy(shop) {
+				pause()
+			}
+		})
+	}
 	for range max(o.Workers, 1) {
 		wait.Go(func() {
 			for n := rand.IntN(max(len(o.Shops), 1)); ctx.Err() == nil && len(o.Shops) > 0; n++ {
 				shop := o.Shops[n%len(o.Shops)]
 				if _, first := buy(shop); first {
-					wait.Go(func() {
-						for ok := false; !ok && ctx.Err() == nil; ok, _ = buy(shop) {
-							pause()
-						}
-					})
+					insist(shop)
 				}
 				pause()
 			}
