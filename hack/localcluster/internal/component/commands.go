@@ -87,6 +87,8 @@ func (s Spec) controllerManagerArgs() []string {
 		"--authorization-kubeconfig=" + kubeconfig,
 		"--bind-address=127.0.0.1",
 		"--leader-elect=false",
+		// After a minute without API server the node is not to be given up before it could say that it lives: there is no other.
+		"--node-monitor-grace-period=3m",
 		"--use-service-account-credentials=true",
 		"--root-ca-file=" + key("ca.crt"),
 		"--service-account-private-key-file=" + key("service-accounts.key"),
