@@ -130,6 +130,7 @@ func TestTLS(t *testing.T) {
 	app := tester.StartMockAP(t, tester.MockApResponseBody("app"))
 	nginx := tester.StartContainer(t, tester.ContainerConfig{Image: image,
 		Environment: map[string]string{"APP_SERVER": app.Host(), "PROXY_CERTIFICATE": "/etc/tls/crt", "PROXY_KEY": "/etc/tls/key"},
+		Ready:       tester.ReadyLog("start worker process"), // The check of its configuration opens the port, too, and may take its time.
 		Files:       map[string]tester.File{"/etc/tls/crt": {Content: certificate.CertificatePEM}, "/etc/tls/key": {Content: certificate.KeyPEM, Mode: 0o400, UID: 101, GID: 101}},
 	})
 	nginx.AssertHttpGet(t, tester.OnPort(8443), tester.WithTLS("a.shop.example"), tester.ExpectedCertificate("a.shop.example"), tester.ExpectedChain(authority.Pool()),
