@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math/bits"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -214,7 +213,7 @@ func (s *serving) page(server *admin.Server) http.Handler {
 func (s *serving) metric() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "shopset_proxy_serving",
-		Help: "1 while the cell serves, 0 while most requests of most shops fail (see " + strconv.Quote("serving") + ").",
+		Help: "1 while the cell serves, 0 while most requests of most shops fail.",
 	}, func() float64 {
 		if s.failed.Load() != 0 && !s.recovered() {
 			return 0
