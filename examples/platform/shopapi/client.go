@@ -27,19 +27,26 @@ type Error struct {
 func (e *Error) Error() string { return fmt.Sprintf("api: %d %s", e.Status, e.Problem.Message) }
 
 // Unavailable reports whether err says nothing about the outcome: the api could not be reached, did
-// not answer in time, or answered with a server error.
+// not answer in time, answered with an error of its own, or somebody else answered in its place.
 func Unavailable(err error) bool {
 	if err == nil {
 		return false
 	}
 	var definite *Error
-	return !errors.As(err, &definite) || definite.Status >= 500 || definite.Status == http.StatusTooManyRequests
+	if !errors.As(err, &definite) || definite.Status >= 500 {
+		return true
+	}
+	switch definite.Problem.Code {
+	case CodeInvalid, CodeNotFound, CodeOutOfStock, CodePriceChanged, CodeKeyReused:
+		return false
+	}
+	return true
 }
 
 // NotFound reports whether err is the api's answer that something does not exist.
 func NotFound(err error) bool {
 	var definite *Error
-	return errors.As(err, &definite) && definite.Status == http.StatusNotFound
+	return errors.As(err, &definite) && definite.Status == http.StatusNotFound && definite.Problem.Code == CodeNotFound
 }
 
 // Client calls the api. Make one with NewClient.

@@ -200,6 +200,10 @@ func TestALostAnswerIsOneOrderWhateverIsAddedMeanwhile(t *testing.T) {
 	if code, _ := v.checkout(p, form); code != 503 || len(api.placed()) != 1 {
 		t.Fatalf("answers lost: %d", code)
 	}
+	api.set("strange", nil)
+	if code, _ := v.checkout(p, form); code != 503 || len(api.placed()) != 1 {
+		t.Fatalf("answers that are not the api's: %d", code)
+	}
 	if lines, _ := v.look(t, p); lines != "1001x2" {
 		t.Fatalf("the cart was not kept: %s", lines)
 	}

@@ -133,7 +133,7 @@ func toOrder(w http.ResponseWriter, r *http.Request, order string) {
 func (s *Server) showOrder(w http.ResponseWriter, r *http.Request, v visit) {
 	id := r.PathValue("order")
 	var order shopapi.Order
-	err := error(&shopapi.Error{Status: http.StatusNotFound})
+	err := error(&shopapi.Error{Status: http.StatusNotFound, Problem: shopapi.Problem{Code: shopapi.CodeNotFound}})
 	if shopapi.ValidOrder(id) {
 		order, err = s.client.Order(r.Context(), v.shop.ID, id)
 	}

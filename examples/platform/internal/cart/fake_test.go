@@ -20,7 +20,7 @@ type fakeAPI struct {
 	mu     sync.Mutex
 	orders map[string]shopapi.Order
 	lines  map[string]string
-	// mode is what happens to orders: "", "down", "lost" (placed, answer cut), "refused".
+	// mode is what happens to orders: "", "down", "lost" (placed, answer cut), "strange" (placed, answered by somebody in between), "refused".
 	mode string
 	// price of everything.
 	price int64
@@ -34,7 +34,7 @@ func newAPI(t *testing.T) *fakeAPI {
 	mux.HandleFunc("GET /v1/hosts/{host}", func(w http.ResponseWriter, r *http.Request) {
 		id, rest, _ := strings.Cut(r.PathValue("host"), ".")
 		if rest != "shops.example" {
-			w.WriteHeader(404)
+			problem(w, 404, shopapi.Problem{Code: shopapi.CodeNotFound, Message: "not found"})
 			return
 		}
 		json.NewEncoder(w).Encode(shopapi.Shop{ID: id, Host: r.PathValue("host"), Name: "<Alder>", Currency: "EUR"})
@@ -56,7 +56,7 @@ func newAPI(t *testing.T) *fakeAPI {
 	mux.HandleFunc("GET /v1/shops/{shop}/products/{id}", func(w http.ResponseWriter, r *http.Request) {
 		id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
 		if id > 2000 {
-			w.WriteHeader(404)
+			problem(w, 404, shopapi.Problem{Code: shopapi.CodeNotFound, Message: "not found"})
 			return
 		}
 		json.NewEncoder(w).Encode(product(id))
@@ -70,7 +70,7 @@ func newAPI(t *testing.T) *fakeAPI {
 				return
 			}
 		}
-		w.WriteHeader(404)
+		problem(w, 404, shopapi.Problem{Code: shopapi.CodeNotFound, Message: "not found"})
 	})
 	mux.HandleFunc("POST /v1/orders", f.place)
 	f.Server = httptest.NewServer(mux)
@@ -112,11 +112,7 @@ func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 			problem(w, 422, shopapi.Problem{Code: shopapi.CodeKeyReused, Message: "reused", Order: order.ID})
 			return
 		}
-		if mode == "lost" {
-			panic(http.ErrAbortHandler)
-		}
-		w.WriteHeader(201)
-		json.NewEncoder(w).Encode(order)
+		confirm(w, mode, order)
 		return
 	}
 	switch mode {
@@ -138,11 +134,20 @@ func (f *fakeAPI) place(w http.ResponseWriter, r *http.Request) {
 	}
 	order.ID = strings.NewReplacer("0", "A", "1", "B", "8", "C", "9", "D").Replace(order.ID)
 	f.orders[key], f.lines[key] = order, lines
-	if mode == "lost" {
+	confirm(w, mode, order)
+}
+
+// confirm says that an order is placed, if the mode lets it.
+func confirm(w http.ResponseWriter, mode string, order shopapi.Order) {
+	switch mode {
+	case "lost":
 		panic(http.ErrAbortHandler)
+	case "strange":
+		http.Error(w, "404 page not found", http.StatusNotFound)
+	default:
+		w.WriteHeader(201)
+		json.NewEncoder(w).Encode(order)
 	}
-	w.WriteHeader(201)
-	json.NewEncoder(w).Encode(order)
 }
 
 func (f *fakeAPI) placed() []string {

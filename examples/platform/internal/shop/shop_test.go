@@ -28,6 +28,11 @@ type fakeAPI struct {
 	down  atomic.Bool
 }
 
+func notFound(w http.ResponseWriter) {
+	w.WriteHeader(http.StatusNotFound)
+	json.NewEncoder(w).Encode(map[string]shopapi.Problem{"error": {Code: shopapi.CodeNotFound, Message: "not found"}})
+}
+
 func newAPI(t testing.TB) *fakeAPI {
 	f := &fakeAPI{}
 	f.name.Store("Kettle")
@@ -41,7 +46,7 @@ func newAPI(t testing.TB) *fakeAPI {
 	mux.HandleFunc("GET /v1/hosts/{host}", func(w http.ResponseWriter, r *http.Request) {
 		id, _, _ := strings.Cut(r.PathValue("host"), ".")
 		if !strings.HasPrefix(id, "shop-") {
-			w.WriteHeader(404)
+			notFound(w)
 			return
 		}
 		json.NewEncoder(w).Encode(shopapi.Shop{ID: id, Host: r.PathValue("host"), Name: "Alder & <Books>", Currency: "EUR"})
@@ -56,7 +61,7 @@ func newAPI(t testing.TB) *fakeAPI {
 	mux.HandleFunc("GET /v1/shops/{shop}/products/{id}", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := strconv.Atoi(r.PathValue("id"))
 		if n < 1001 || n > 1020 {
-			w.WriteHeader(404)
+			notFound(w)
 			return
 		}
 		json.NewEncoder(w).Encode(product(r.PathValue("shop"), n-1000))

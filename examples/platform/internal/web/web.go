@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -51,12 +52,14 @@ func Wrap(mux *http.ServeMux, o Options) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), o.Timeout)
 		defer cancel()
 		r = r.WithContext(ctx)
-		r.Body = http.MaxBytesReader(w, r.Body, o.MaxBody)
 		control := http.NewResponseController(w)
 		// The answer must still get through when the handler used up its time. A connection without
 		// deadlines exists only in tests.
-		_ = control.SetReadDeadline(began.Add(o.Timeout))
 		_ = control.SetWriteDeadline(began.Add(o.Timeout + 5*time.Second))
+		if r.Body != http.NoBody {
+			_ = control.SetReadDeadline(began.Add(o.Timeout))
+			r.Body = http.MaxBytesReader(w, timedBody{r.Body, control}, o.MaxBody)
+		}
 		recorder := &recorder{ResponseWriter: w}
 		defer func() {
 			if problem := recover(); problem != nil {
@@ -80,6 +83,21 @@ func Wrap(mux *http.ServeMux, o Options) http.Handler {
 		header.Set("Referrer-Policy", "strict-origin-when-cross-origin")
 		mux.ServeHTTP(recorder, r)
 	})
+}
+
+// timedBody takes the read deadline away with the body's end. From then on the server watches the connection, and a
+// deadline that passes meanwhile cancels the context of every later request on it, while the connection is kept.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (b timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // recorder remembers the status code.

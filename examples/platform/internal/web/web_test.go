@@ -27,6 +27,20 @@ func serve(t *testing.T) (*httptest.Server, *prometheus.Registry) {
 		<-r.Context().Done()
 		web.HTML(w, 503, []byte("too late"))
 	})
+	// Whoever is out of time needs some more to say so: the server notices what happens meanwhile.
+	mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+		<-time.After(100 * time.Millisecond)
+		web.HTML(w, 503, []byte("too late"))
+	})
+	mux.HandleFunc("GET /left", func(w http.ResponseWriter, r *http.Request) {
+		state := "no error"
+		if err := r.Context().Err(); err != nil {
+			state = err.Error()
+		}
+		web.JSON(w, 200, state)
+	})
 	mux.HandleFunc("POST /body", func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.ReadAll(r.Body)
 		var tooLarge *http.MaxBytesError
@@ -82,6 +96,44 @@ shopset_test_requests_total{code="503",route="GET /wait"} 1
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "shopset_test_requests_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestALateAnswerIsNotTheEnd uses a connection again on which a request took all its time: the next ones have theirs.
+func TestALateAnswerIsNotTheEnd(t *testing.T) {
+	server, _ := serve(t)
+	connection, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	if err := connection.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(connection)
+	ask := func(request string) string {
+		fmt.Fprint(connection, request)
+		response, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body)
+	}
+	for _, slow := range []string{
+		"GET /late HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST /late HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab",
+	} {
+		if got := ask(slow); got != "too late" {
+			t.Fatalf("got %q", got)
+		}
+		if got := ask("GET /left HTTP/1.1\r\nHost: a\r\n\r\n"); got != "\"no error\"\n" {
+			t.Errorf("after %.9q… the context of the next request on the connection ended before its time: %s", slow, got)
+		}
 	}
 }
 
