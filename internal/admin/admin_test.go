@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,6 +106,71 @@ func TestRunEndsGracefully(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestNoConnectionIsClosedUnderARequest: clients that send one request after the other over a kept connection, and cannot send one a
+// second time, lose none while the server ends.
+func TestNoConnectionIsClosedUnderARequest(t *testing.T) {
+	listener := listen(t)
+	service := admin.HTTP(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		io.WriteString(w, "done")
+	}))
+	served := make(chan error, 1)
+	go func() { served <- service.Serve() }()
+	var clients, begun sync.WaitGroup
+	for range 8 {
+		begun.Add(1)
+		clients.Go(func() {
+			client := &http.Client{Transport: &http.Transport{}}
+			defer client.CloseIdleConnections()
+			for n := 0; ; n++ {
+				// Not one that net/http would send again.
+				response, err := client.Post("http://"+listener.Addr().String(), "text/plain", io.MultiReader(strings.NewReader("x")))
+				if n == 0 {
+					begun.Done()
+				}
+				if err != nil {
+					t.Errorf("request %d: %v", n, err)
+					return
+				}
+				response.Body.Close()
+				if response.Close {
+					return
+				}
+			}
+		})
+	}
+	begun.Wait()
+	if err := service.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	clients.Wait()
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
+}
+
+// TestOnce: what counts at the start alone does not make a program unready later, nor for ever.
+func TestOnce(t *testing.T) {
+	broken := errors.New("not there yet")
+	asked := 0
+	once := admin.Once(time.Hour, func(context.Context) error { asked++; return broken })
+	if err := once(t.Context()); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	failing := broken
+	broken = nil
+	if err := once(t.Context()); err != nil {
+		t.Error(err)
+	}
+	broken = failing
+	if err := once(t.Context()); err != nil || asked != 2 {
+		t.Errorf("%v, asked %d times", err, asked)
+	}
+	if err := admin.Once(0, func(context.Context) error { return broken })(t.Context()); err != nil {
+		t.Errorf("its time was over: %v", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -47,7 +48,7 @@ func (s *Server) Run(ctx context.Context, o Options, services ...Service) error 
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
-	adminServer := HTTP(listener, s)
+	adminServer := newHTTP(listener, s)
 	failures := make(chan error, len(services)+1)
 	for _, service := range append([]Service{adminServer}, services...) {
 		go func() {
@@ -78,25 +79,58 @@ func (s *Server) Run(ctx context.Context, o Options, services ...Service) error 
 			failure = fmt.Errorf("shutdown: %w", err)
 		}
 	}
-	return errors.Join(failure, adminServer.Shutdown(graceful))
+	return errors.Join(failure, adminServer.server.Shutdown(graceful))
 }
 
 // HTTP makes a Service of a handler, with limits on slow clients that no internal server should be
-// without.
-func HTTP(listener net.Listener, handler http.Handler) Service {
-	return &httpService{listener: listener, server: &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
-	}}
-}
+// without. Its Shutdown goes on taking requests for a moment, and says in each answer that it is the
+// last one on its connection (RFC 9112, 9.6): who sends a request over a connection while that is closed
+// cannot know what became of it.
+func HTTP(listener net.Listener, handler http.Handler) Service { return newHTTP(listener, handler) }
+
+// linger is how long connections are waited for before those that nobody uses are closed.
+const linger = 2 * time.Second
 
 type httpService struct {
 	listener net.Listener
 	server   *http.Server
+	stopping atomic.Bool
+	open     atomic.Int64 // connections
 }
 
-func (h *httpService) Serve() error                       { return h.server.Serve(h.listener) }
-func (h *httpService) Shutdown(ctx context.Context) error { return h.server.Shutdown(ctx) }
+func newHTTP(listener net.Listener, handler http.Handler) *httpService {
+	h := &httpService{listener: listener}
+	h.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if h.stopping.Load() {
+				w.Header().Set("Connection", "close")
+			}
+			handler.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				h.open.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				h.open.Add(-1)
+			}
+		},
+	}
+	return h
+}
+
+func (h *httpService) Serve() error { return h.server.Serve(h.listener) }
+
+func (h *httpService) Shutdown(ctx context.Context) error {
+	h.stopping.Store(true)
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for end := time.Now().Add(linger); h.open.Load() > 0 && time.Now().Before(end) && ctx.Err() == nil; {
+		<-look.C
+	}
+	return h.server.Shutdown(ctx)
+}

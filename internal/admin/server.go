@@ -85,6 +85,23 @@ func (s *Server) AddCheck(name string, check Check) {
 	s.checks[name] = check
 }
 
+// Once is a check for the start: it passes for good when check has passed, or when the limit is over. So a
+// program gets no traffic that it could not serve yet, and does not become unready because of others later.
+func Once(limit time.Duration, check Check) Check {
+	var passed atomic.Bool
+	end := time.Now().Add(limit)
+	return func(ctx context.Context) error {
+		if passed.Load() || !time.Now().Before(end) {
+			return nil
+		}
+		err := check(ctx)
+		if err == nil {
+			passed.Store(true)
+		}
+		return err
+	}
+}
+
 // Stop makes the program unready for good. Run calls it at the first signal.
 func (s *Server) Stop() { s.stopping.Store(true) }
 

@@ -143,6 +143,9 @@ func TestRedisThatSaysNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() }) // Nobody accepts.
+	others := sharedTimeout
+	t.Cleanup(func() { sharedTimeout = others })
+	sharedTimeout = 100 * time.Millisecond // Less than a connection may take.
 	e := start(t, fmt.Sprintf("redis: {addresses: [%q]}\nrateLimits: [{name: x, requests: 1, scope: shared}]\n", listener.Addr())+toShop(origin(t, echo("shop")).URL))
 	if status, _, _ := ask(t, e, "/"); status != http.StatusOK {
 		t.Error(status)

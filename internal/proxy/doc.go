@@ -22,7 +22,7 @@
 // It promises:
 //
 //   - A request that no upstream has seen is never lost to a connection that just died: it is sent
-//     once more. A request that an upstream may have seen is repeated only when it is a GET, HEAD,
+//     once more, and a third time a moment later if no connection comes about. A request that an upstream may have seen is repeated only when it is a GET, HEAD,
 //     OPTIONS or TRACE without a body.
 //   - What the upstream knows of the client (X-Forwarded-For, -Proto, -Host) is true: a client's
 //     own claims are dropped, except those of trusted peers.

@@ -98,7 +98,12 @@ var (
 	errOpen = errors.New("the role failed too often and is left alone for a moment")
 )
 
-// roundTrip sends a request, and sends it once more, elsewhere if possible, when that is safe and may help.
+// refusedPause is before the third attempt at a connection. A Service of Kubernetes whose Pods change refuses connections for as
+// long as the node has not heard of that.
+const refusedPause = 100 * time.Millisecond
+
+// roundTrip sends a request, and sends it once more, elsewhere if possible, when that is safe and may help; and a third
+// time, a moment later, when both connections were refused.
 //
 // http.Transport already repeats requests that met a kept connection which the upstream closed at
 // that moment. What is left are new connections: one to a Pod that is gone is refused, one to a Pod
@@ -116,7 +121,10 @@ func (r *role) roundTrip(e *exchange, request *http.Request) (*http.Response, er
 	u := r.pickUpstream(e)
 	target := u.pick(nil)
 	response, err := r.once(e, request, u, target)
-	if err != nil && repeatable(e, request, err) && r.budget.spend() {
+	for again := 1; again <= 2 && err != nil && repeatable(e, request, err) && (again == 1 || refused(err)) && r.budget.spend(); again++ {
+		if again == 2 && !e.wait(refusedPause) {
+			break
+		}
 		e.retried = true
 		r.retried()
 		response, err = r.once(e, request, u, u.pick(target))
@@ -226,6 +234,18 @@ func joinPaths(base, baseEscaped, path, escaped string) (string, string) {
 		return path, escaped
 	}
 	return strings.TrimSuffix(base, "/") + path, strings.TrimSuffix(baseEscaped, "/") + escaped
+}
+
+// wait says whether the client is still there after a time.
+func (e *exchange) wait(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-e.request.Context().Done():
+		return false
+	}
 }
 
 // repeatable says whether a failed request may be sent once more.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -79,5 +80,26 @@ func TestRefusedLooksAgain(t *testing.T) {
 	eventually(t, "the second address", func() bool { u.lookAgain(); return at("192.0.2.2:8080")() })
 	if refused(errors.New("no dial")) || !refused(&net.OpError{Op: "dial", Err: errors.New("refused")}) {
 		t.Error("what was refused is not told from what was not")
+	}
+}
+
+// TestRefusedTwice: who refuses connections for a moment, as a Service does while its Pods change, costs nobody a page; who goes on
+// refusing is asked three times.
+func TestRefusedTwice(t *testing.T) {
+	shop := origin(t, func(http.ResponseWriter, *http.Request) {})
+	for refusals, want := range map[int32]int{2: http.StatusOK, 3: http.StatusBadGateway} {
+		var dials atomic.Int32
+		e := start(t, toShop(shop.URL))
+		direct := e.current.Load().roles["shop"].upstreams[0].direct
+		dial := direct.dial
+		direct.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) <= refusals {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+			}
+			return dial(ctx, network, address)
+		}
+		if status, _, _ := ask(t, e, "/"); status != want || dials.Load() != 3 {
+			t.Errorf("refused %d times: %d after %d connections", refusals, status, dials.Load())
+		}
 	}
 }

@@ -78,6 +78,16 @@ func NewClient(base string, timeout time.Duration) *Client {
 	}}
 }
 
+// StartPatience is how long a program that has just started waits for the api before it takes requests all the same: the network
+// may learn later than the program that it is there.
+const StartPatience = 15 * time.Second
+
+// Ping says whether the api can be reached.
+func (c *Client) Ping(ctx context.Context) error {
+	_, err := c.Shops(ctx, "", 1)
+	return err
+}
+
 // ShopByHost returns the shop of a host name.
 func (c *Client) ShopByHost(ctx context.Context, host string) (Shop, error) {
 	var shop Shop
@@ -150,17 +160,21 @@ func (c *Client) get(ctx context.Context, path string, into any) error {
 	}, into)
 }
 
-// call sends a repeatable request, and again when the connection broke or did not come about.
+// tries bounds how often a request is sent.
+const tries = 4
+
+// call sends a repeatable request, and again when the connection broke or did not come about: each time a little later, because
+// what refuses connections while addresses change does so for a moment, and for no more than a fifth of the time in all.
 func (c *Client) call(ctx context.Context, make func(context.Context) (*http.Request, error), into any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var err error
-	for try := range 2 {
-		if try > 0 { // A moment later: what refuses connections while ports move does so for some milliseconds.
+	for try := range tries {
+		if try > 0 {
 			select {
 			case <-ctx.Done():
 				return err
-			case <-time.After(c.timeout / 10):
+			case <-time.After(c.timeout >> (tries - try) / 5):
 			}
 		}
 		var request *http.Request

@@ -3,8 +3,8 @@
 // The client promises that each call ends within its timeout, that answers are bounded, and that
 // errors are of two kinds: *Error is a definite answer of the api, for which Problem says why;
 // anything for which Unavailable is true means that nothing is known about the outcome. A call that
-// is safe to repeat (all reads, and an order, which has an idempotency key) is tried again once
-// when the connection broke.
+// is safe to repeat (all reads, and an order, which has an idempotency key) is tried again, three times
+// at most, when the connection broke or did not come about.
 //
 // Directory answers which shop a host name belongs to. It remembers answers for a short time, and
 // uses an old one when the api is down, so that a page can still be rendered in the shop's own look.

@@ -31,6 +31,7 @@ type fakeAPI struct {
 func newAPI(t *testing.T) *fakeAPI {
 	f := &fakeAPI{orders: map[string]shopapi.Order{}, lines: map[string]string{}, price: 150}
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/shops", func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(shopapi.ShopPage{}) })
 	mux.HandleFunc("GET /v1/hosts/{host}", func(w http.ResponseWriter, r *http.Request) {
 		id, rest, _ := strings.Cut(r.PathValue("host"), ".")
 		if rest != "shops.example" {

@@ -31,8 +31,8 @@ type Server struct {
 }
 
 // New makes a Server and begins to connect to Redis in the background. The admin server gets its
-// readiness check and metrics. Readiness depends on Redis, not on the api: without the api a cart
-// can still be changed, and one failing component must not make others disappear.
+// readiness check and metrics. Readiness depends on Redis, and on the api for the start alone: without
+// the api a cart can still be changed, and one failing component must not make others disappear.
 func New(c Config, a *admin.Server) (*Server, error) {
 	store, err := openStore(c)
 	if err != nil {
@@ -52,6 +52,7 @@ func New(c Config, a *admin.Server) (*Server, error) {
 	}
 	a.Registry().MustRegister(s.sessions, s.checkouts)
 	a.AddCheck("redis", store.check)
+	a.AddCheck("api", admin.Once(shopapi.StartPatience, client.Ping))
 
 	mux := http.NewServeMux()
 	// A form of another site is refused before anything is looked at.

@@ -25,10 +25,11 @@ type Server struct {
 	compiler  *compiler
 }
 
-// New makes a Server. The admin server gets its metrics. Readiness depends on nothing: without the
-// api this program still has something useful to say, and it would help nobody to take it away.
+// New makes a Server. The admin server gets its metrics. Readiness depends on the api for the start alone: without
+// it this program still has something useful to say, and it would help nobody to take it away.
 func New(c Config, a *admin.Server) *Server {
 	client := shopapi.NewClient(c.APIURL, c.APITimeout)
+	a.AddCheck("api", admin.Once(shopapi.StartPatience, client.Ping))
 	cache := filecache.Open(c.CacheDir, "shopset_shop_cache", a.Registry())
 	s := &Server{client: client, directory: shopapi.NewDirectory(client), compiler: newCompiler(cache, a.Registry())}
 	mux := http.NewServeMux()

@@ -39,6 +39,7 @@ func newAPI(t testing.TB) *fakeAPI {
 	f.price.Store(1234)
 	f.stock.Store(5)
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/shops", func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(shopapi.ShopPage{}) })
 	product := func(shop string, n int) shopapi.Product {
 		return shopapi.Product{ID: int64(1000 + n), Shop: shop, Name: f.name.Load().(string), Description: "It <b>boils</b>. {$secret}",
 			Category: "Home", PriceCents: f.price.Load(), Currency: "EUR", Stock: f.stock.Load()}
