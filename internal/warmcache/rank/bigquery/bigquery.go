@@ -8,7 +8,8 @@
 //     that names have, and stand between backticks.
 //   - A request weighs what it weighs in a log (rank.Counter): 2^(-age/half-life), the age in microseconds.
 //   - Quotas (403, 429) and errors of the server (5xx) are waited for, longer each time, until Timeout; a job that was begun
-//     when it is over, or when the context ends, is cancelled, so that nothing goes on being billed.
+//     when it is over, or when the context ends, is cancelled, so that nothing goes on being billed. A job that fails inside of
+//     BigQuery, for no reason that lies in the query, is begun anew.
 //
 // It is a package of its own because the client brings much with it: only shopset-cache imports it.
 //
@@ -113,11 +114,14 @@ func (s *Source) Count(ctx context.Context, counter *rank.Counter) (rank.LogResu
 	if err := s.estimate(ctx, query); err != nil || s.config.DryRun {
 		return rank.LogResult{}, err
 	}
-	job, err := s.start(ctx, client, query)
-	if err != nil {
+	job, err := s.run(ctx, client, query)
+	if job == nil {
 		return rank.LogResult{}, err
 	}
-	result, err := s.read(ctx, job, counter)
+	var result rank.LogResult
+	if err == nil {
+		result, err = s.read(ctx, job, counter)
+	}
 	if ctx.Err() != nil {
 		// Nobody waits for it any more, so that nobody pays for it.
 		late, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -185,6 +189,44 @@ func (s *Source) estimate(ctx context.Context, query *bigquery.Query) error {
 	return nil
 }
 
+// run begins a job and waits for its end. The job is not nil if one may still be running.
+func (s *Source) run(ctx context.Context, client *bigquery.Client, query *bigquery.Query) (*bigquery.Job, error) {
+	for try := 1; ; try++ {
+		job, err := s.start(ctx, client, query)
+		if err != nil {
+			return nil, err
+		}
+		if err = s.settle(ctx, job); err == nil {
+			return job, nil
+		}
+		err = fmt.Errorf("the query: %w", err)
+		if try == maxTries || !failedInside(err) {
+			return job, err
+		}
+		slog.Warn("the query is begun anew", "job", job.ID(), "error", err, "try", try)
+		if wait(ctx, s.config.Pause, try) != nil {
+			return job, err
+		}
+	}
+}
+
+// settle waits for the end of a job, and says how it ended. The client's own way asks for the results, and goes on asking when the job
+// failed for a rate limit, until there is no time left.
+func (s *Source) settle(ctx context.Context, job *bigquery.Job) error {
+	for try := 1; ; try++ {
+		status, err := job.Status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case status.Done():
+			return status.Err()
+		}
+		if err := wait(ctx, s.config.Pause, min(try, 3)); err != nil {
+			return err
+		}
+	}
+}
+
 // start begins the job under a name of ours: one that was begun although its answer was lost is found by it, and not paid for twice.
 func (s *Source) start(ctx context.Context, client *bigquery.Client, query *bigquery.Query) (*bigquery.Job, error) {
 	query.JobID = "shopset-rank-" + rand.Text()
@@ -224,13 +266,6 @@ type row struct {
 
 // read fetches the answer, page by page.
 func (s *Source) read(ctx context.Context, job *bigquery.Job, counter *rank.Counter) (result rank.LogResult, err error) {
-	status, err := job.Wait(ctx)
-	if err == nil {
-		err = status.Err()
-	}
-	if err != nil {
-		return result, fmt.Errorf("the query: %w", err)
-	}
 	rows, err := job.Read(ctx)
 	if err != nil {
 		return result, fmt.Errorf("its answer: %w", err)

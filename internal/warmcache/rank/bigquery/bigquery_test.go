@@ -178,6 +178,28 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+// TestFailedInside: a job that the service itself failed is begun anew, and counted once; one that goes on failing is told.
+func TestFailedInside(t *testing.T) {
+	rows := sample(100)
+	once := rank.NewCounter(now, 0, 1000)
+	if _, err := source(t, bigquerytest.New(t, table, rows)).Count(t.Context(), once); err != nil {
+		t.Fatal(err)
+	}
+	for _, reason := range []string{"backendError", "internalError", "rateLimitExceeded"} {
+		server := bigquerytest.New(t, table, rows)
+		server.Polls, server.Failures, server.FailureReason = 1, 2, reason
+		c := rank.NewCounter(now, 0, 1000)
+		if _, err := source(t, server).Count(t.Context(), c); err != nil || len(server.Queries()) != 3 || c.Rank(rank.Worth{}).Total != once.Rank(rank.Worth{}).Total {
+			t.Errorf("%s: %v, %d queries, %+v", reason, err, len(server.Queries()), c.Rank(rank.Worth{}).Total)
+		}
+		server = bigquerytest.New(t, table, rows)
+		server.Failures, server.FailureReason = 1000, reason
+		if _, err := source(t, server).Count(t.Context(), c); err == nil || !strings.Contains(err.Error(), "error during execution") || len(server.Queries()) != maxTries {
+			t.Errorf("%s, for ever: %v, %d queries", reason, err, len(server.Queries()))
+		}
+	}
+}
+
 // TestRefused: what will not be otherwise later is told at once.
 func TestRefused(t *testing.T) {
 	server := bigquerytest.New(t, table, nil)
@@ -207,14 +229,14 @@ func TestForEver(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		if name == "context" {
 			server.Fault = func(call string, _ int) *bigquerytest.Fault {
-				if call == "jobs.getQueryResults" {
+				if call == "jobs.get" {
 					cancel()
 				}
 				return nil
 			}
 		}
 		_, err = source(t, server, edit).Count(ctx, rank.NewCounter(now, 0, 10))
-		for longer := time.Second; name == "deadline" && server.Calls("jobs.getQueryResults") == 0; longer *= 2 {
+		for longer := time.Second; name == "deadline" && server.Calls("jobs.get") == 0; longer *= 2 {
 			// A slow machine had not even begun.
 			_, err = source(t, server, func(c *Config) { c.Timeout = longer }).Count(ctx, rank.NewCounter(now, 0, 10))
 		}

@@ -2,6 +2,7 @@ package bigquery
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"cloud.google.com/go/bigquery"
 )
 
 // Tries and pauses of a request that was refused for the time being.
@@ -60,17 +63,32 @@ func (r retrying) RoundTrip(request *http.Request) (*http.Response, error) {
 			status = response.StatusCode
 			_ = response.Body.Close() // It is an error that nobody reads.
 		}
-		pause := min(r.pause<<(try-1), lastPause)
-		pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // No secret.
-		slog.Warn("BigQuery is asked again", "status", status, "error", err, "in", pause.String(), "try", try)
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-request.Context().Done():
-			timer.Stop()
-			return nil, errors.Join(request.Context().Err(), err)
+		slog.Warn("BigQuery is asked again", "status", status, "error", err, "try", try)
+		if ended := wait(request.Context(), r.pause, try); ended != nil {
+			return nil, errors.Join(ended, err)
 		}
 	}
+}
+
+// wait until the next try: longer each time, and not all at once.
+func wait(ctx context.Context, first time.Duration, try int) error {
+	pause := min(first<<(try-1), lastPause)
+	timer := time.NewTimer(pause/2 + rand.N(pause/2+1)) //nolint:gosec // No secret.
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// failedInside says whether a job ended for a reason that another one need not meet.
+// Source: https://cloud.google.com/bigquery/docs/error-messages
+func failedInside(err error) bool {
+	var job *bigquery.Error
+	return errors.As(err, &job) && slices.Contains([]string{"backendError", "internalError", "rateLimitExceeded",
+		"jobBackendError", "jobInternalError", "jobRateLimitExceeded"}, job.Reason)
 }
 
 // busy says whether an answer may be another one later; what it reads of the body it puts back.

@@ -43,6 +43,10 @@ type Server struct {
 	PageRows int
 	// Polls is how often a job is asked for before it is done; negative: it never is.
 	Polls int
+	// Failures is how many jobs fail when they are done, for a reason that lies in the service: by FailureReason in what the job says
+	// of itself, and with "job" before it in what is said to who asks for its results.
+	Failures      int
+	FailureReason string
 	// Fault may answer a call in place of the server: call is "jobs.insert", "jobs.insert dry", "jobs.get", "jobs.getQueryResults"
 	// or "jobs.cancel", n counts those of this kind from 1. A fault with Done happens after the call was carried out.
 	Fault func(call string, n int) *Fault
@@ -73,6 +77,7 @@ type job struct {
 	rows      [][]any
 	polls     int
 	cancelled bool
+	failure   string
 }
 
 // New starts a server with a table: `project.dataset.table` with the columns host, at, n, and day.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 type reference struct {
@@ -76,6 +77,10 @@ func (s *Server) insert(w http.ResponseWriter, r *http.Request) {
 		columns, rows, err := s.run(c.Query)
 		if err == nil && !c.DryRun {
 			made.columns, made.rows = columns, rows
+			if s.Failures > 0 {
+				s.Failures--
+				made.failure = s.FailureReason
+			}
 			s.jobs[ref.JobID] = made
 			s.queries = append(s.queries, c.Query.Query)
 		}
@@ -111,8 +116,11 @@ func (s *Server) describe(j *job) map[string]any {
 		state = "DONE"
 	}
 	status := map[string]any{"state": state}
-	if j.cancelled {
+	switch {
+	case j.cancelled:
 		status["errorResult"] = map[string]any{"reason": "stopped", "message": "job execution was cancelled"}
+	case j.failure != "" && state == "DONE":
+		status["errorResult"] = map[string]any{"reason": j.failure, "message": "the job encountered an error during execution"}
 	}
 	return map[string]any{"kind": "bigquery#job", "jobReference": j.reference, "configuration": j.config, "status": status,
 		"statistics": map[string]any{"totalBytesProcessed": strconv.FormatInt(s.Reads, 10), "query": map[string]any{
@@ -122,6 +130,9 @@ func (s *Server) describe(j *job) map[string]any {
 func (s *Server) get(w http.ResponseWriter, r *http.Request, j *job) {
 	if s.parameters(w, r, "location", "fields", "projection") {
 		answer(w, http.StatusOK, s.describe(j))
+		if j.polls > 0 {
+			j.polls--
+		}
 	}
 }
 
@@ -144,6 +155,10 @@ func (s *Server) results(w http.ResponseWriter, r *http.Request, j *job) {
 	if j.polls != 0 {
 		j.polls--
 		answer(w, http.StatusOK, map[string]any{"jobComplete": false, "jobReference": j.reference})
+		return
+	}
+	if j.failure != "" {
+		s.refuse(w, http.StatusBadRequest, "job"+strings.ToUpper(j.failure[:1])+j.failure[1:], "the job encountered an error during execution")
 		return
 	}
 	first, rows := 0, s.PageRows
