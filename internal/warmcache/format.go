@@ -195,6 +195,7 @@ func manifestKey(compat, shop, hash string) string {
 }
 func packKey(compat, shop, hash string) string { return "v1/" + compat + "/packs/" + shop + "/" + hash }
 func invalidKey(shop string) string            { return "v1/invalid/" + shop }
+func conditionsKey(compat string) string       { return "v1/" + compat + "/conditions" }
 
 func hashOf(content []byte) string {
 	sum := sha256.Sum256(content)

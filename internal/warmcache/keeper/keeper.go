@@ -3,7 +3,7 @@
 //
 // A round that fails, in part or as a whole, is told, and the next one comes all the same. Rounds begin Every after each other, a
 // little earlier or later so that Pods that started together do not save together, and never two at once. A shop that takes longer
-// than ShopTimeout is given up for this round.
+// than ShopTimeout is given up for this round. Nothing is saved to a storage that ignores the conditions of writes.
 package keeper
 
 import (
@@ -36,6 +36,9 @@ type Saver struct {
 	CollectEvery time.Duration
 	// Metrics may be nil.
 	Metrics *Metrics
+
+	// conditional says that the storage was found to keep to conditions.
+	conditional bool
 }
 
 // maxTold is how many failures of a round are told one by one: there may be thousands, of one cause.
@@ -44,7 +47,11 @@ const maxTold = 20
 // Round saves all shops once, and returns the failures.
 func (s *Saver) Round(ctx context.Context) error {
 	began := time.Now()
-	shops, err := s.Shops(ctx)
+	err := s.checkStorage(ctx)
+	var shops []warmcache.Shop
+	if err == nil {
+		shops, err = s.Shops(ctx)
+	}
 	if err != nil {
 		s.Metrics.round(time.Since(began), err)
 		return err
@@ -83,6 +90,15 @@ func (s *Saver) Round(ctx context.Context) error {
 	}
 	slog.Info(what, "shops", counts["saved"], "unchanged", counts["unchanged"], "busy", counts["busy"], "smaller", counts["smaller"],
 		"failed", counts["failed"], "sentBytes", sent, "took", time.Since(began).Round(time.Millisecond).String())
+	return err
+}
+
+func (s *Saver) checkStorage(ctx context.Context) error {
+	if s.conditional || s.Config.DryRun {
+		return nil
+	}
+	err := warmcache.CheckConditions(ctx, s.Config.Storage, s.Config.Compatibility)
+	s.conditional = err == nil
 	return err
 }
 

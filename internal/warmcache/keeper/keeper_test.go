@@ -77,6 +77,41 @@ shopset_cache_save_round_failed 0
 	}
 }
 
+// careless is a storage that knows no conditions, or one kind of them.
+type careless struct {
+	storage.Storage
+	absent, tag bool
+}
+
+func (c careless) Put(ctx context.Context, key string, content []byte, condition storage.Condition) (string, error) {
+	if condition.IfAbsent && !c.absent || condition.IfTag != "" && !c.tag {
+		condition = storage.Condition{}
+	}
+	return c.Storage.Put(ctx, key, content, condition)
+}
+
+// TestCarelessStorage: what would lose snapshots of others is not written to, in no round.
+func TestCarelessStorage(t *testing.T) {
+	for _, c := range []careless{{}, {absent: true}, {tag: true}} {
+		s, _ := saver(t, "a")
+		good := s.Config.Storage
+		c.Storage = good
+		s.Config.Storage = c
+		for range 2 {
+			if err := s.Round(t.Context()); !errors.Is(err, warmcache.ErrUnconditional) {
+				t.Errorf("%+v: %v", c, err)
+			}
+		}
+		if found, err := good.List(t.Context(), "v1/1/heads/", "", 10); err != nil || len(found) != 0 {
+			t.Errorf("saved to it: %v %v", found, err)
+		}
+		s.Config.Storage = good
+		if err := s.Round(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestLoop goes on after rounds that fail, collects, and ends with its context.
 func TestLoop(t *testing.T) {
 	s, _ := saver(t, "a")
