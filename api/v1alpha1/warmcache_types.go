@@ -67,6 +67,20 @@ type WarmCacheSource struct {
 	// +optional
 	Compatibility string `json:"compatibility,omitempty"`
 
+	// Quarantine is how old a snapshot must be before it is restored, so that a bad one can be revoked first.
+	//
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(ms|s|m|h)){1,4}$`
+	// +optional
+	Quarantine *metav1.Duration `json:"quarantine,omitempty"`
+
+	// Validate is a program with its arguments, separated by spaces, that is given the folder of each shop before it is saved
+	// or published, and fails if that must not be. It has to be in the image of shopset-cache.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Validate string `json:"validate,omitempty"`
+
 	// EnvFrom has the credentials of the storage (AWS_ACCESS_KEY_ID, …). Without them the identity of the component's service
 	// account is used.
 	//

@@ -63,10 +63,13 @@ func addWarmCache(pod *corev1.PodSpec, component *v1alpha1.Component) {
 	security := main.SecurityContext.DeepCopy()
 	security.RunAsUser = warm.User
 	common := []string{"--storage", warm.Source.Storage, "--compat", compatibility(component), "--folder", warm.Path}
+	if warm.Source.Validate != "" {
+		common = append(common, "--validate", warm.Source.Validate)
+	}
 
 	restore := corev1.Container{
 		Name: RestoreContainer, Image: warm.Image, ImagePullPolicy: main.ImagePullPolicy,
-		Args:    slices.Concat([]string{"restore"}, common, budgetArgs(warm), []string{"--termination-message", corev1.TerminationMessagePathDefault}),
+		Args:    slices.Concat([]string{"restore"}, common, restoreArgs(warm), []string{"--termination-message", corev1.TerminationMessagePathDefault}),
 		EnvFrom: warm.Source.EnvFrom, Resources: restoreResources(main), VolumeMounts: mounts, SecurityContext: security,
 		TerminationMessagePolicy: corev1.TerminationMessageReadFile,
 	}
@@ -92,13 +95,17 @@ func restoreResources(main *corev1.Container) corev1.ResourceRequirements {
 	return resources
 }
 
-func budgetArgs(warm *v1alpha1.WarmCache) []string {
+// restoreArgs say what is restored of what there is.
+func restoreArgs(warm *v1alpha1.WarmCache) []string {
 	args := []string{
 		"--budget-bytes", strconv.FormatInt(quantity(warm.Budget.Bytes, warmBytes), 10),
 		"--budget-time", duration(warm.Budget.Time, warmTime),
 	}
 	if warm.Budget.Files > 0 {
 		args = append(args, "--budget-files", strconv.FormatInt(warm.Budget.Files, 10))
+	}
+	if warm.Source.Quarantine != nil {
+		args = append(args, "--quarantine", warm.Source.Quarantine.Duration.String())
 	}
 	return args
 }
@@ -122,7 +129,7 @@ func saver(restore corev1.Container, warm *v1alpha1.WarmCache, common []string) 
 	command := "save"
 	if warm.Budget.Continue {
 		command = "keep" // It restores first what there was no time for, within the same budgets.
-		common = slices.Concat(common, budgetArgs(warm))
+		common = slices.Concat(common, restoreArgs(warm))
 	}
 	result.Args = slices.Concat([]string{command}, common, []string{
 		"--every", duration(warm.Save.Every, warmEvery),
