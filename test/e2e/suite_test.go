@@ -80,6 +80,7 @@ func newNamespace(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { removeNamespace(t, namespace) })
+	t.Cleanup(func() { tellWarnings(t, name) })
 	if err := target.EnsureSecrets(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
