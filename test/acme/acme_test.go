@@ -47,7 +47,7 @@ func newAuthority(t *testing.T, httpPort int) *authority {
 	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", "5") // As real ones do now and then.
-	dns := freeUDP(t)
+	dns := freeDNS(t)
 	names, err := challtestsrv.New(challtestsrv.Config{DNSAddrs: []string{dns}, Log: log.New(io.Discard, "", 0)})
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +56,7 @@ func newAuthority(t *testing.T, httpPort int) *authority {
 	names.SetDefaultDNSIPv6("")
 	go names.Run()
 	t.Cleanup(names.Shutdown)
+	awaitDNS(t, dns)
 	quiet := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
 	signer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {Description: "default"}})
@@ -93,14 +94,40 @@ func (c *counting) WriteHeader(status int) {
 	c.ResponseWriter.WriteHeader(status)
 }
 
-func freeUDP(t *testing.T) string {
+// freeDNS is an address that is free for both protocols of DNS.
+func freeDNS(t *testing.T) string {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := conn.LocalAddr().String()
+		listener, err := net.Listen("tcp", address)
+		conn.Close()
+		if err == nil {
+			listener.Close()
+			return address
+		}
 	}
-	defer conn.Close()
-	return conn.LocalAddr().String()
+	t.Fatal("no port is free for UDP and TCP")
+	return ""
+}
+
+// awaitDNS waits until the server, which begins by itself, takes connections: Pebble asks by TCP.
+func awaitDNS(t *testing.T, address string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the DNS server did not begin: %v", err)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
 }
 
 // world is a service with a site that answers challenges as the proxies do, and its authority.
