@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -397,7 +398,7 @@ func TestBigQuery(t *testing.T) {
 			Share float64
 		}
 	}
-	if err := json.Unmarshal([]byte(out), &made); err != nil || len(made.Shops) != 2 || made.Shops[0].Name != "a.example" || made.Shops[0].Share != 0.75 {
+	if err := json.Unmarshal([]byte(out), &made); err != nil || len(made.Shops) != 2 || made.Shops[0].Name != "a.example" || math.Abs(made.Shops[0].Share-0.75) > 1e-9 {
 		t.Errorf("%v %s %s", err, out, said)
 	}
 }
