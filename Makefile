@@ -43,7 +43,8 @@ clean: ## End the local cluster and remove everything that was built
 ## Tests
 
 # Formatting comes first: whoever forgot it should not learn so after ten minutes.
-test: format test-unit test-rules test-operator test-localcluster test-e2e test-containertester lint ## Test everything
+# What needs no cluster does not share the machine with one.
+test: format test-unit test-rules test-operator test-containertester test-localcluster test-e2e lint ## Test everything
 
 test-unit: ## Tests that need no cluster
 	@for module in $(LIGHT_MODULES); do echo "== unit tests: $$module"; (cd $$module && go test $(UNIT_FLAGS) $$(go list ./... | grep -v -e /internal/operator$$ -e /internal/kubectl$$ -e /test/e2e$$)); done

@@ -74,6 +74,8 @@ type Container struct {
 	mayEnd bool
 	binds  []string
 
+	// waited is since when the container is waited for.
+	waited time.Time
 	// logSeen is how much of the log is of before the last restart.
 	logSeen atomic.Int64
 

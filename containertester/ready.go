@@ -15,8 +15,12 @@ import (
 // asked again and again.
 type Ready func(ctx context.Context, c *Container) error
 
-// holdTime is how long a first connection must stay open for a port to count as ready.
-const holdTime = 40 * time.Millisecond
+// How long a first connection must stay open for a port to count as ready: half of the time that it took to come about, because
+// what is slow to open its port is slow to close it, within these bounds.
+const (
+	leastHold = 40 * time.Millisecond
+	mostHold  = time.Second
+)
 
 // ReadyPort waits until a port takes connections and keeps them: an nginx that only tests its configuration
 // opens its ports, too, for some milliseconds, and a port that the engine publishes takes connections before
@@ -28,7 +32,8 @@ func ReadyPort(port int) Ready {
 			return err
 		}
 		defer conn.Close()
-		_ = conn.SetReadDeadline(time.Now().Add(holdTime))
+		now := time.Now()
+		_ = conn.SetReadDeadline(now.Add(min(max(now.Sub(c.waited)/2, leastHold), mostHold)))
 		if _, err := conn.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("port %d takes connections and closes them: %w", port, err)
 		}
@@ -107,6 +112,7 @@ func (c *Container) awaitReady(ctx context.Context) error {
 	if c.config.Ready == nil {
 		return nil
 	}
+	c.waited = time.Now()
 	ended := make(chan int, 1)
 	alive, stop := context.WithCancel(ctx)
 	defer stop()

@@ -227,7 +227,7 @@ func TestMistakes(t *testing.T) {
 		"variable misspelt": {tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": "a:1", "PROXY_TIMEOT": "1s"}}, []string{"PROXY_TIMEOT is not a variable of this image; did you mean PROXY_TIMEOUT?"}},
 		"bad value":         {tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": "a:1", "PROXY_TIMEOUT": "soon"}}, []string{`PROXY_TIMEOUT: "soon" is not a duration`}},
 		"nginx refuses":     {tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": "no-such-host:80"}}, []string{"host not found in upstream"}},
-		"never ready":       {tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": "127.0.0.1:1"}, Ready: tester.ReadyLog("never"), StartTimeout: 4 * time.Second}, []string{"not ready within 4s", `the log does not say "never"`}},
+		"never ready":       {tester.ContainerConfig{Image: image, Environment: map[string]string{"APP_SERVER": "127.0.0.1:1"}, Ready: tester.ReadyLog("never"), StartTimeout: 15 * time.Second}, []string{"not ready within 15s", `the log does not say "never"`}},
 		"relative file":     {tester.ContainerConfig{Image: image, Files: map[string]tester.File{"x": {}}}, []string{"file x: the path must be absolute"}},
 	} {
 		t.Run(name, func(t *testing.T) {

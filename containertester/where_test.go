@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -65,16 +66,23 @@ func TestRemoteEngine(t *testing.T) {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
+	// The process is in its own namespace only after a moment; before, it would get its end of the wire in this one.
+	namespace := func(process string) string {
+		link, _ := os.Readlink("/proc/" + process + "/ns/net") // Empty for a process that has ended, which is told below.
+		return link
+	}
+	tester.AssertEventually(t, 20*time.Second, func(t tester.TB) {
+		if theirs := namespace(strconv.Itoa(command.Process.Pid)); theirs == namespace("self") {
+			t.Errorf("it is still in %s", theirs)
+		}
+	})
 	for _, line := range []string{
 		fmt.Sprintf("link add tester-remote type veth peer name engine netns %d", command.Process.Pid),
 		"addr add 10.213.0.1/30 dev tester-remote", "link set tester-remote up",
 	} {
-		// The process is in its own namespace only after a moment.
-		tester.AssertEventually(t, 5*time.Second, func(t tester.TB) {
-			if text, err := exec.CommandContext(t.Context(), "ip", strings.Fields(line)...).CombinedOutput(); err != nil {
-				t.Errorf("ip %s: %v: %s", line, err, text)
-			}
-		})
+		if text, err := exec.CommandContext(t.Context(), "ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", line, err, text)
+		}
 	}
 	listener, err := net.Listen("tcp", "10.213.0.1:2375")
 	if err != nil {
