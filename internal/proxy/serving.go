@@ -25,7 +25,7 @@ type Serving struct {
 	Shops int `yaml:"shops"`
 	// Requests is how many must fail at least: in a quiet hour a few say nothing. Default 6.
 	Requests int `yaml:"requests"`
-	// Window is how long back is looked at. Default 5s.
+	// Window is how long back is looked at; two fifths of it are enough if these were as bad. Default 5s.
 	Window time.Duration `yaml:"window"`
 	// Hold is how long a cell is said not to serve. It doubles up to 16 times that when it fails again soon after. Default 10s.
 	Hold time.Duration `yaml:"hold"`
@@ -51,7 +51,7 @@ type serving struct {
 	config Serving
 	seed   maphash.Seed
 	now    func() time.Time
-	// tally is of the present half of the window.
+	// tally is of the present part of the window.
 	tally atomic.Pointer[tally]
 
 	// failed is when it began not to serve (Unix nanoseconds), 0 when it serves; asked is that somebody was told so.
@@ -64,9 +64,16 @@ type serving struct {
 	reason string
 }
 
-// tally counts half a window. Shops are bits by their hash: two that share one count as one, of 4096.
+// windowParts is how many tallies make a window, and leastParts over how many a cell is judged at least, unless there are fewer: what went
+// well before everything broke would outweigh for seconds what fails since.
+const (
+	windowParts = 10
+	leastParts  = 4
+)
+
+// tally counts a part of a window. Shops are bits by their hash: two that share one count as one, of 4096.
 type tally struct {
-	before            *tally // the half before; its own before is dropped
+	before            *tally // the part before, within the window; guarded by serving.mu
 	began             time.Time
 	requests, failed  atomic.Int64
 	shops, failedShop [64]atomic.Uint64
@@ -98,59 +105,88 @@ func (s *serving) note(host string, failed bool) {
 	s.judge(t)
 }
 
-// current is the tally of the present half; whoever finds it over begins the next.
+// current is the tally of the present part; whoever finds it over begins the next.
 func (s *serving) current() *tally {
+	part := s.config.Window / windowParts
 	t := s.tally.Load()
-	if s.now().Sub(t.began) < s.config.Window/2 {
+	if s.now().Sub(t.began) < part {
 		return t
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t = s.tally.Load()
 	now := s.now()
-	age := now.Sub(t.began)
-	if age < s.config.Window/2 {
+	if now.Sub(t.began) < part {
 		return t // Somebody else began it.
 	}
-	next := &tally{began: now}
-	if age < s.config.Window {
-		t.before, next.before = nil, t
+	next := &tally{began: now, before: t}
+	for p := next; p.before != nil; p = p.before {
+		if now.Sub(p.before.began) >= s.config.Window {
+			p.before = nil
+			break
+		}
 	}
 	s.tally.Store(next)
 	return next
 }
 
-// judge says whether the cell serves, after a failure.
+// counts are sums over tallies.
+type counts struct {
+	requests, failed   int64
+	shops, failedShops [64]uint64
+}
+
+func (c *counts) add(t *tally) {
+	c.requests += t.requests.Load()
+	c.failed += t.failed.Load()
+	for i := range t.shops {
+		c.shops[i] |= t.shops[i].Load()
+		c.failedShops[i] |= t.failedShop[i].Load()
+	}
+}
+
+func ones(words *[64]uint64) (n int) {
+	for _, word := range words {
+		n += bits.OnesCount64(word)
+	}
+	return n
+}
+
+// tooMany says whether that is a cell that does not serve.
+func (s *serving) tooMany(c *counts) bool {
+	share := s.config.Share
+	if c.failed < int64(s.config.Requests) || c.failed*100 < int64(share)*c.requests {
+		return false
+	}
+	failed := ones(&c.failedShops)
+	return failed >= s.config.Shops && failed*100 >= share*ones(&c.shops)
+}
+
+// judge says whether the cell serves, after a failure: by the last part of the window, or a longer one.
 func (s *serving) judge(t *tally) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed.Load() != 0 || s.tally.Load() != t {
 		return
 	}
-	halves := []*tally{t}
-	if t.before != nil {
-		halves = append(halves, t.before)
-	}
-	var requests, failed int64
-	var shops, failedShops int
-	for _, half := range halves {
-		requests += half.requests.Load()
-		failed += half.failed.Load()
-	}
-	for i := range t.shops {
-		var all, bad uint64
-		for _, half := range halves {
-			all |= half.shops[i].Load()
-			bad |= half.failedShop[i].Load()
-		}
-		shops += bits.OnesCount64(all)
-		failedShops += bits.OnesCount64(bad)
-	}
-	share := int64(s.config.Share)
-	if failed < int64(s.config.Requests) || failedShops < s.config.Shops || failed*100 < share*requests || int64(failedShops)*100 < share*int64(shops) {
-		return
-	}
 	now := s.now()
+	var sum counts
+	over := s.config.Window
+	for p := t; ; p = p.before {
+		sum.add(p)
+		if p.before != nil && now.Sub(p.began) < leastParts*s.config.Window/windowParts {
+			continue
+		}
+		if s.tooMany(&sum) {
+			if p.before != nil {
+				over = now.Sub(p.began).Round(time.Millisecond)
+			}
+			break
+		}
+		if p.before == nil {
+			return
+		}
+	}
 	if now.Sub(s.until) < time.Duration(s.holds)*s.config.Hold { // Not so at first, when holds is 0.
 		s.holds = min(2*s.holds, maxHolds)
 	} else {
@@ -158,7 +194,7 @@ func (s *serving) judge(t *tally) {
 	}
 	hold := time.Duration(s.holds) * s.config.Hold
 	s.until = now.Add(hold)
-	s.reason = fmt.Sprintf("%d of %d requests in %s failed, of %d of %d shops", failed, requests, s.config.Window, failedShops, shops)
+	s.reason = fmt.Sprintf("%d of %d requests in %s failed, of %d of %d shops", sum.failed, sum.requests, over, ones(&sum.failedShops), ones(&sum.shops))
 	s.asked.Store(false)
 	s.failed.Store(now.UnixNano())
 	slog.Warn("the cell does not serve; routers that ask for it go elsewhere", "because", s.reason, "for", hold)

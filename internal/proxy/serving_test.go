@@ -108,6 +108,34 @@ func TestServingWindow(t *testing.T) {
 	}
 }
 
+// TestServingSinceASecond: what went well before is no excuse for what fails since, when that is long enough to be no accident.
+func TestServingSinceASecond(t *testing.T) {
+	s, now := judged()
+	all := func(failed bool) {
+		for _, shop := range shopNames(10) {
+			s.note(shop, failed)
+		}
+		*now = now.Add(100 * time.Millisecond)
+	}
+	for range 100 { // Ten seconds of much traffic.
+		all(false)
+	}
+	for moment := range 20 {
+		all(true)
+		serves := s.problem() == ""
+		if moment < 9 && !serves {
+			t.Fatalf("it does not serve after %d ms: %s", 100*moment, s.problem())
+		}
+		if !serves {
+			if moment > 12 || !strings.Contains(s.reason, "of 10 of 10 shops") {
+				t.Errorf("after %d ms: %s", 100*moment, s.reason)
+			}
+			return
+		}
+	}
+	t.Error("it serves, and everything fails")
+}
+
 // TestServingIsTold: a proxy most of whose shops fail tells routers that ask, and then the clients that it had before.
 func TestServingIsTold(t *testing.T) {
 	var broken atomic.Bool
