@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,23 +38,45 @@ func hang(t *testing.T, f *fleet, name string) func() {
 
 // cutNetwork drops every packet from and to the edge of a cell.
 func cutNetwork(t *testing.T, f *fleet, name string) func() {
-	const table = "shopset_e2e"
-	var rules strings.Builder
-	fmt.Fprintf(&rules, "add table ip %s\nadd chain ip %s cut { type filter hook prerouting priority -300; }\nadd chain ip %s out { type filter hook output priority -300; }\n", table, table, table)
+	rules := []string{
+		"add chain ip TABLE cut { type filter hook prerouting priority -300; }",
+		"add chain ip TABLE out { type filter hook output priority -300; }",
+	}
 	for _, pod := range pods(t, f.cell(name), "proxy") {
-		fmt.Fprintf(&rules, "add rule ip %s cut ip saddr %s drop\nadd rule ip %s cut ip daddr %s drop\nadd rule ip %s out ip daddr %s drop\n",
-			table, pod.Status.PodIP, table, pod.Status.PodIP, table, pod.Status.PodIP)
+		ip := pod.Status.PodIP
+		rules = append(rules, "add rule ip TABLE cut ip saddr "+ip+" counter drop", "add rule ip TABLE cut ip daddr "+ip+" counter drop", "add rule ip TABLE out ip daddr "+ip+" counter drop")
 	}
-	command := exec.CommandContext(t.Context(), "nft", "-f", "-")
-	command.Stdin = strings.NewReader(rules.String())
-	if output, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("nft: %v: %s", err, output)
+	return filterPackets(t, rules)
+}
+
+// filterPackets adds rules of nftables to a TABLE of their own on the node until what it returns is called. Rules that count have to
+// have met something by then.
+func filterPackets(t *testing.T, rules []string) func() {
+	t.Helper()
+	const table = "shopset_e2e"
+	nft := func(input string, args ...string) string {
+		t.Helper()
+		// The local cluster's node has a network of its own.
+		kubelet := processesNamed(t, "kubelet")
+		if len(kubelet) == 0 {
+			t.Fatal("no kubelet")
+		}
+		command := exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", kubelet[0]), "nft"}, args...)...)
+		command.Stdin = strings.NewReader(input)
+		output, err := command.CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft %s: %v: %s", args, err, output)
+		}
+		return string(output)
 	}
+	nft("add table ip "+table+"\n"+strings.ReplaceAll(strings.Join(rules, "\n")+"\n", "TABLE", table), "-f", "-")
 	var once sync.Once
 	mend := func() {
 		once.Do(func() {
-			if output, err := exec.Command("nft", "delete", "table", "ip", table).CombinedOutput(); err != nil {
-				t.Errorf("nft: %v: %s", err, output)
+			listing := nft("", "list", "table", "ip", table)
+			nft("", "delete", "table", "ip", table)
+			if !regexp.MustCompile(`packets [1-9]`).MatchString(listing) {
+				t.Errorf("the rules met no packet, so that nothing was tested:\n%s", listing)
 			}
 		})
 	}
@@ -61,9 +84,20 @@ func cutNetwork(t *testing.T, f *fleet, name string) func() {
 	return mend
 }
 
-// answerErrors stops the programs that shop and cart of a cell ask, so that the cell answers 5xx. Its edge is well, and tells routers
-// that the cell does not serve.
+// answerErrors takes the database away from a cell: its api refuses everything at once, and its pages are errors. Its edge is well,
+// and tells routers that the cell does not serve.
 func answerErrors(t *testing.T, f *fleet, name string) func() {
+	rules := []string{"add chain ip TABLE refuse { type filter hook forward priority -10; }"}
+	for _, pod := range pods(t, f.cell(name), "api") {
+		rules = append(rules, "add rule ip TABLE refuse ip saddr "+pod.Status.PodIP+" tcp dport 5432 counter reject with tcp reset")
+	}
+	mend := filterPackets(t, rules)
+	f.people.notice(t)
+	return mend
+}
+
+// hangInside stops the programs that shop and cart of a cell ask: pages are errors as well, but each only when a time limit is over.
+func hangInside(t *testing.T, f *fleet, name string) func() {
 	resume := stopProcesses(t, processesOf(t, pods(t, f.cell(name), "api")))
 	f.people.notice(t)
 	return resume

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/shopset/shopset/api/v1alpha1"
@@ -107,6 +109,37 @@ func (f *fleet) firstCells(t *testing.T, hosts []string) map[string]string {
 		first[host] = table.Cells[function.Place(name, nil)[0]].Name
 	}
 	return first
+}
+
+// settled waits until every router leads every host to its first cell: a cell that has come back gets its hosts one after the other.
+func (f *fleet) settled(t *testing.T, first map[string]string) {
+	t.Helper()
+	clientset, err := kubernetes.NewForConfig(target.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		routers := &corev1.PodList{}
+		if err := target.Client.List(t.Context(), routers, client.InNamespace(f.Namespace), client.MatchingLabels{"shopset.dev/router": "true"}); err != nil || len(routers.Items) == 0 {
+			return errors.Join(err, errors.New("there is no router"))
+		}
+		for _, router := range routers.Items {
+			if router.DeletionTimestamp != nil {
+				continue
+			}
+			for host, cell := range first {
+				answer, err := clientset.CoreV1().Pods(f.Namespace).ProxyGet("http", router.Name, "9090", "/debug/route", map[string]string{"host": host}).DoRaw(t.Context())
+				var route struct{ Cell string }
+				if err = errors.Join(err, json.Unmarshal(answer, &route)); err != nil {
+					return err
+				}
+				if route.Cell != cell {
+					return fmt.Errorf("%s leads %s to %s in place of %s", router.Name, host, route.Cell, cell)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 func (f *fleet) table(t *testing.T) *routetable.Table {
@@ -205,6 +238,7 @@ func TestFleetUnderFaults(t *testing.T) {
 		{"hung", hang, false},
 		{"network_cut", cutNetwork, false},
 		{"answers_5xx", answerErrors, false},
+		{"hung_inside", hangInside, false},
 		{"drained", drain, true},
 		{"deleted", deleteCell, true},
 		{"added", addCell, true},
@@ -214,6 +248,9 @@ func TestFleetUnderFaults(t *testing.T) {
 		t.Run(fault.name, func(t *testing.T) {
 			victim := cells[i%len(cells)]
 			first := f.firstCells(t, hosts)
+			if !fault.quiet {
+				f.settled(t, first)
+			}
 			before := orders(t)
 			people := f.shoppers(t, hosts)
 			people.everyShop(t, hosts)
