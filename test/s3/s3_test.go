@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/rclone/gofakes3"
 	"github.com/rclone/gofakes3/s3mem"
 
 	"github.com/shopset/shopset/internal/warmcache"
@@ -28,6 +27,7 @@ import (
 	"github.com/shopset/shopset/internal/warmcache/storage/decorate"
 	"github.com/shopset/shopset/internal/warmcache/storage/s3store"
 	"github.com/shopset/shopset/internal/warmcache/storage/storagetest"
+	"github.com/shopset/shopset/test/s3/memory"
 )
 
 // server is an S3 server with an empty bucket, "caches".
@@ -37,7 +37,7 @@ func server(t *testing.T) string {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	backend := s3mem.New()
-	s := httptest.NewServer(gofakes3.New(backend).Server())
+	s := httptest.NewServer(memory.Handler(backend))
 	t.Cleanup(s.Close)
 	if err := backend.CreateBucket(t.Context(), "caches"); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/rclone/gofakes3/s3mem"
 
 	"github.com/shopset/shopset/internal/admin"
+	"github.com/shopset/shopset/test/s3/memory"
 )
 
 func main() { admin.Main("s3", run) }
@@ -34,6 +35,6 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	server := gofakes3.New(backend, gofakes3.WithV4Auth(map[string]string{key: secret}))
-	return admin.New().Run(context.Background(), admin.Options{Address: *adminAddress}, admin.HTTP(listener, server.Server()))
+	handler := memory.Handler(backend, gofakes3.WithV4Auth(map[string]string{key: secret}))
+	return admin.New().Run(context.Background(), admin.Options{Address: *adminAddress}, admin.HTTP(listener, handler))
 }
