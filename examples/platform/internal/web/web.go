@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -56,9 +55,11 @@ func Wrap(mux *http.ServeMux, o Options) http.Handler {
 		// The answer must still get through when the handler used up its time. A connection without
 		// deadlines exists only in tests.
 		_ = control.SetWriteDeadline(began.Add(o.Timeout + 5*time.Second))
+		// Without a body, and after its end, the server watches the connection, and a deadline that passes meanwhile cancels the
+		// context of every later request on it, while the connection is kept. At the end of a body net/http takes it away.
 		if r.Body != http.NoBody {
 			_ = control.SetReadDeadline(began.Add(o.Timeout))
-			r.Body = http.MaxBytesReader(w, timedBody{r.Body, control}, o.MaxBody)
+			r.Body = http.MaxBytesReader(w, r.Body, o.MaxBody)
 		}
 		recorder := &recorder{ResponseWriter: w}
 		defer func() {
@@ -83,21 +84,6 @@ func Wrap(mux *http.ServeMux, o Options) http.Handler {
 		header.Set("Referrer-Policy", "strict-origin-when-cross-origin")
 		mux.ServeHTTP(recorder, r)
 	})
-}
-
-// timedBody takes the read deadline away with the body's end. From then on the server watches the connection, and a
-// deadline that passes meanwhile cancels the context of every later request on it, while the connection is kept.
-type timedBody struct {
-	io.ReadCloser
-	control *http.ResponseController
-}
-
-func (b timedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		_ = b.control.SetReadDeadline(time.Time{})
-	}
-	return n, err
 }
 
 // recorder remembers the status code.

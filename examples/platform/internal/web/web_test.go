@@ -102,32 +102,32 @@ shopset_test_requests_total{code="503",route="GET /wait"} 1
 // TestALateAnswerIsNotTheEnd uses a connection again on which a request took all its time: the next ones have theirs.
 func TestALateAnswerIsNotTheEnd(t *testing.T) {
 	server, _ := serve(t)
-	connection, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer connection.Close()
-	if err := connection.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	answers := bufio.NewReader(connection)
-	ask := func(request string) string {
-		fmt.Fprint(connection, request)
-		response, err := http.ReadResponse(answers, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(body)
-	}
 	for _, slow := range []string{
 		"GET /late HTTP/1.1\r\nHost: a\r\n\r\n",
 		"POST /late HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab",
 	} {
+		connection, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		if err := connection.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		answers := bufio.NewReader(connection)
+		ask := func(request string) string {
+			fmt.Fprint(connection, request)
+			response, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			body, err := io.ReadAll(response.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(body)
+		}
 		if got := ask(slow); got != "too late" {
 			t.Fatalf("got %q", got)
 		}
