@@ -121,13 +121,16 @@ func (r *role) roundTrip(e *exchange, request *http.Request) (*http.Response, er
 	u := r.pickUpstream(e)
 	target := u.pick(nil)
 	response, err := r.once(e, request, u, target)
-	for again := 1; again <= 2 && err != nil && repeatable(e, request, err) && (again == 1 || refused(err)) && r.budget.spend(); again++ {
-		if again == 2 && !e.wait(refusedPause) {
-			break
-		}
+	if err != nil && repeatable(e, request, err) && r.budget.spend() {
 		e.retried = true
 		r.retried()
-		response, err = r.once(e, request, u, u.pick(target))
+		target = u.pick(target)
+		response, err = r.once(e, request, u, target)
+		// This one is not charged for: no upstream has had anything of it yet.
+		if refused(err) && !isTimeout(err) && repeatable(e, request, err) && e.wait(refusedPause) {
+			r.retried()
+			response, err = r.once(e, request, u, u.pick(target))
+		}
 	}
 	if e.blameless() {
 		r.breaker.tell(err != nil || r.failsOn(response.StatusCode))

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -87,19 +88,26 @@ func TestRefusedLooksAgain(t *testing.T) {
 // refusing is asked three times.
 func TestRefusedTwice(t *testing.T) {
 	shop := origin(t, func(http.ResponseWriter, *http.Request) {})
-	for refusals, want := range map[int32]int{2: http.StatusOK, 3: http.StatusBadGateway} {
+	for _, test := range []struct {
+		refusals, dials int32
+		refusal         error
+		want            int
+	}{
+		{2, 3, syscall.ECONNREFUSED, http.StatusOK}, {3, 3, syscall.ECONNREFUSED, http.StatusBadGateway},
+		{2, 2, os.ErrDeadlineExceeded, http.StatusBadGateway}, // It has cost enough time.
+	} {
 		var dials atomic.Int32
 		e := start(t, toShop(shop.URL))
 		direct := e.current.Load().roles["shop"].upstreams[0].direct
 		dial := direct.dial
 		direct.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if dials.Add(1) <= refusals {
-				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+			if dials.Add(1) <= test.refusals {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: test.refusal}
 			}
 			return dial(ctx, network, address)
 		}
-		if status, _, _ := ask(t, e, "/"); status != want || dials.Load() != 3 {
-			t.Errorf("refused %d times: %d after %d connections", refusals, status, dials.Load())
+		if status, _, _ := ask(t, e, "/"); status != test.want || dials.Load() != test.dials {
+			t.Errorf("%v, %d times: %d after %d connections", test.refusal, test.refusals, status, dials.Load())
 		}
 	}
 }
