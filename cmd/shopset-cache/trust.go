@@ -104,6 +104,11 @@ func gcCommand(c *command) func(context.Context, storage.Storage) error {
 
 // collect clears one compatibility key, and says what it did.
 func (c *command) collect(ctx context.Context, s storage.Storage, key string, grace, unused time.Duration) error {
+	if !*c.dryRun {
+		if err := warmcache.CheckConditions(ctx, s, key); err != nil {
+			return err
+		}
+	}
 	verb := map[bool]string{false: "were", true: "would be"}[*c.dryRun]
 	var forgetting error
 	if unused > 0 {

@@ -146,7 +146,8 @@ func (s *Saver) Loop(ctx context.Context, now bool) {
 		if ctx.Err() != nil {
 			return
 		}
-		if s.Collect != nil && s.CollectEvery > 0 && time.Since(collected) >= s.CollectEvery {
+		// What removes packs rests on conditional writes as what saves them does.
+		if s.Collect != nil && (s.conditional || s.Config.DryRun) && s.CollectEvery > 0 && time.Since(collected) >= s.CollectEvery {
 			collected = time.Now()
 			if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
 				slog.Error("not everything was collected", "error", err)

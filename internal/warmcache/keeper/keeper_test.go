@@ -90,6 +90,17 @@ func (c careless) Put(ctx context.Context, key string, content []byte, condition
 	return c.Storage.Put(ctx, key, content, condition)
 }
 
+// counted tells of each Put.
+type counted struct {
+	storage.Storage
+	each func()
+}
+
+func (c counted) Put(ctx context.Context, key string, content []byte, condition storage.Condition) (string, error) {
+	c.each()
+	return c.Storage.Put(ctx, key, content, condition)
+}
+
 // TestCarelessStorage: what would lose snapshots of others is not written to, in no round.
 func TestCarelessStorage(t *testing.T) {
 	for _, c := range []careless{{}, {absent: true}, {tag: true}} {
@@ -102,6 +113,21 @@ func TestCarelessStorage(t *testing.T) {
 				t.Errorf("%+v: %v", c, err)
 			}
 		}
+		ctx, cancel := context.WithCancel(t.Context())
+		rounds := 0
+		round := s.Shops
+		s.Shops = func(ctx context.Context) ([]warmcache.Shop, error) {
+			t.Error("a round goes on")
+			return round(ctx)
+		}
+		s.Config.Storage = counted{c, func() {
+			if rounds++; rounds == 10 {
+				cancel()
+			}
+		}}
+		s.Collect, s.CollectEvery = func(context.Context) error { t.Error("collected from it"); return nil }, time.Nanosecond
+		s.Loop(ctx, true)
+		s.Shops, s.Collect = round, nil
 		if found, err := good.List(t.Context(), "v1/1/heads/", "", 10); err != nil || len(found) != 0 {
 			t.Errorf("saved to it: %v %v", found, err)
 		}

@@ -122,8 +122,8 @@ func (s *Source) Count(ctx context.Context, counter *rank.Counter) (rank.LogResu
 	if err == nil {
 		result, err = s.read(ctx, job, counter)
 	}
-	if ctx.Err() != nil {
-		// Nobody waits for it any more, so that nobody pays for it.
+	if err != nil {
+		// Nobody waits for it any more, so that nobody pays for it. One that has ended does not mind.
 		late, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer stop()
 		if failure := job.Cancel(late); failure != nil {

@@ -212,6 +212,21 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestNoStatus: a job that nothing more can be learned of is cancelled, though there is time left.
+func TestNoStatus(t *testing.T) {
+	server := bigquerytest.New(t, table, nil)
+	server.Polls = -1
+	server.Fault = func(call string, _ int) *bigquerytest.Fault {
+		if call == "jobs.get" {
+			return &bigquerytest.Fault{Status: http.StatusForbidden, Reason: "accessDenied", Message: "permission bigquery.jobs.get denied"}
+		}
+		return nil
+	}
+	if _, err := source(t, server).Count(t.Context(), rank.NewCounter(now, 0, 10)); err == nil || !strings.Contains(err.Error(), "jobs.get denied") || server.Cancelled() != 1 {
+		t.Errorf("%v, %d jobs cancelled", err, server.Cancelled())
+	}
+}
+
 // TestForEver: a quota that is never there again, and a job that is never done, end at the deadline or with the context, and the
 // job is cancelled.
 func TestForEver(t *testing.T) {
