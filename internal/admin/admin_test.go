@@ -135,7 +135,12 @@ func TestNoConnectionIsClosedUnderARequest(t *testing.T) {
 					t.Errorf("request %d: %v", n, err)
 					return
 				}
+				_, err = io.Copy(io.Discard, response.Body) // Or the connection would not be kept.
 				response.Body.Close()
+				if err != nil {
+					t.Errorf("request %d: %v", n, err)
+					return
+				}
 				if response.Close {
 					return
 				}

@@ -73,8 +73,8 @@ func filterPackets(t *testing.T, rules []string) func() {
 	var once sync.Once
 	mend := func() {
 		once.Do(func() {
+			defer nft("", "delete", "table", "ip", table) // Also if the listing fails: what follows must not be cut off.
 			listing := nft("", "list", "table", "ip", table)
-			nft("", "delete", "table", "ip", table)
 			if !regexp.MustCompile(`packets [1-9]`).MatchString(listing) {
 				t.Errorf("the rules met no packet, so that nothing was tested:\n%s", listing)
 			}

@@ -263,7 +263,7 @@ func TestFleetUnderFaults(t *testing.T) {
 			f.wait(t)
 			people.everyShop(t, hosts)
 			report := people.stop()
-			checkOrders(t, report, before)
+			checkOrders(t, report, people.lost, before)
 			touched := 0
 			var longest time.Duration
 			for _, host := range slices.Sorted(maps.Keys(report.Shops)) {
