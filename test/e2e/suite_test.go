@@ -177,7 +177,7 @@ func started(t *testing.T) *v1alpha1.ShopSet {
 	t.Helper()
 	ss := sample(t, newNamespace(t))
 	// What is slow because eight Pods start on two cores is not lost; what is lost stays so for longer than this.
-	ss.Spec.Values["API_TIMEOUT"], ss.Spec.Values["REQUEST_TIMEOUT"] = "8s", "9s"
+	ss.Spec.Values["API_TIMEOUT"], ss.Spec.Values["REDIS_TIMEOUT"], ss.Spec.Values["REQUEST_TIMEOUT"] = "8s", "8s", "9s"
 	if err := target.Client.Create(t.Context(), ss); err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,9 @@ type store struct {
 	answered atomic.Int64
 }
 
+// warmConnections are kept open, also when nobody needs them.
+const warmConnections = 4
+
 // openStore makes the pool; it does not connect yet.
 func openStore(ctx context.Context, c Config) (*store, error) {
 	config, err := pgxpool.ParseConfig(c.DatabaseURL)
@@ -38,11 +41,14 @@ func openStore(ctx context.Context, c Config) (*store, error) {
 		return nil, errors.New("DATABASE_URL is not valid")
 	}
 	config.MaxConns = int32(c.Connections)
+	// For a new one PostgreSQL starts a process and checks a password that is meant to be slow to check: on a busy machine that
+	// takes seconds, and no request of a new program shall be the one that waits.
+	config.MinConns = min(warmConnections, config.MaxConns)
 	config.MaxConnIdleTime = time.Minute
 	config.MaxConnLifetime = 10 * time.Minute
 	config.MaxConnLifetimeJitter = time.Minute
 	config.HealthCheckPeriod = 5 * time.Second
-	config.ConnConfig.ConnectTimeout = time.Second
+	config.ConnConfig.ConnectTimeout = c.RequestTimeout
 	parameters := config.ConnConfig.RuntimeParams
 	parameters["application_name"] = "shopset-demo-api"
 	// The server's own limits hold also when the client vanishes in the middle of a transaction.
