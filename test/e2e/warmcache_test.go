@@ -26,19 +26,13 @@ func TestWarmCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	ss = waitReady(t, ss)
-	buyFrom(t, ss, shops(3))
+	bought := shops(3)
+	buyFrom(t, ss, bought)
 	first := shopPod(t, ss)
 	if n := compiled(t, first); n != "3" {
 		t.Errorf("the first Pod compiled %s themes, want 3", n)
 	}
-	eventually(t, func() error {
-		log := kubectl(t, "exec", "-n", first.Namespace, first.Name, "-c", "shopset-save", "--",
-			"shopset-cache", "ls", "--compat", ss.Namespace, "--storage", shop.WarmCache.Source.Storage)
-		if n := strings.Count(log, " files "); n < 3 {
-			return fmt.Errorf("%d snapshots are there:\n%s", n, log)
-		}
-		return nil
-	})
+	waitSaved(t, first, shop.WarmCache, len(bought))
 
 	if err := target.Client.Delete(t.Context(), &first); err != nil {
 		t.Fatal(err)
@@ -53,12 +47,28 @@ func TestWarmCache(t *testing.T) {
 		return nil
 	})
 	ss = waitReady(t, ss)
-	buyFrom(t, ss, shops(3))
+	buyFrom(t, ss, bought)
 	if second := shopPod(t, ss); second.Name == first.Name {
 		t.Error("the Pod is still the first one")
 	} else if n := compiled(t, second); n != "0" {
-		t.Errorf("the Pod with a restored cache compiled %s themes", n)
+		t.Errorf("the Pod with a restored cache compiled %s themes, and says:\n%s\nwhat was restored:\n%s", n, grep(metricsOf(t, second), "cache"),
+			kubectl(t, "logs", "-n", second.Namespace, second.Name, "--all-containers", "--prefix"))
 	}
+}
+
+// waitSaved waits until the snapshots have all that the Pod has, also what is too young for the sidecar: whoever saved now would
+// find nothing to save.
+func waitSaved(t *testing.T, pod corev1.Pod, warm *v1alpha1.WarmCache, shops int) {
+	t.Helper()
+	eventually(t, func() error {
+		log := kubectl(t, "exec", "-n", pod.Namespace, pod.Name, "-c", "shopset-save", "--",
+			"shopset-cache", "save", "--dry-run", "--settle", "20ms", "--folder", warm.Path,
+			"--compat", warm.Source.Compatibility, "--storage", warm.Source.Storage)
+		if !strings.Contains(log, fmt.Sprintf(`"unchanged":%d,`, shops)) {
+			return fmt.Errorf("not everything is saved:\n%s", log)
+		}
+		return nil
+	})
 }
 
 func buyFrom(t *testing.T, ss *v1alpha1.ShopSet, shops []string) {
@@ -93,11 +103,26 @@ func shopPod(t *testing.T, ss *v1alpha1.ShopSet) corev1.Pod {
 // compiled is how many themes a Pod compiled.
 func compiled(t *testing.T, pod corev1.Pod) string {
 	t.Helper()
-	for line := range strings.Lines(kubectl(t, "get", "--raw", "/api/v1/namespaces/"+pod.Namespace+"/pods/"+pod.Name+":9090/proxy/metrics")) {
+	for line := range strings.Lines(metricsOf(t, pod)) {
 		if value, ok := strings.CutPrefix(line, "shopset_shop_compile_seconds_count "); ok {
 			return strings.TrimSpace(value)
 		}
 	}
 	t.Fatalf("Pod %s tells nothing of compiled themes", pod.Name)
 	return ""
+}
+
+func metricsOf(t *testing.T, pod corev1.Pod) string {
+	t.Helper()
+	return kubectl(t, "get", "--raw", "/api/v1/namespaces/"+pod.Namespace+"/pods/"+pod.Name+":9090/proxy/metrics")
+}
+
+func grep(text, word string) string {
+	var found strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) && !strings.HasPrefix(line, "#") {
+			found.WriteString(line)
+		}
+	}
+	return found.String()
 }
