@@ -17,19 +17,20 @@ import (
 // saveFlags are those of save, and of keep.
 type saveFlags struct {
 	folder, ranking, source, validate *string
-	settle, every, collect            *time.Duration
+	settle, recent, every, collect    *time.Duration
 	least                             *float64
 	caps                              caps
 	admin                             *string
 }
 
-func (c *command) saveFlags(every time.Duration) *saveFlags {
+func (c *command) saveFlags(every, recent time.Duration) *saveFlags {
 	return &saveFlags{
 		folder:   c.flags.String("folder", "", "`folder` of the shops' caches"),
 		ranking:  c.flags.String("ranking", "", "`file` of shops, or @NAME in the storage; @default if it is there, when empty, else all shops of the folder"),
 		source:   c.flags.String("source", os.Getenv("HOSTNAME"), "name of this Pod"),
 		settle:   c.flags.Duration("settle", 2*time.Second, "how long a file must have been left alone to be saved"),
 		least:    c.flags.Float64("least", 0.5, "part of the last snapshot's files that there must be, within a day: a Pod that is cold does not save"),
+		recent:   c.flags.Duration("recent", recent, "how long another Pod's snapshot is good enough, unless this one has a tenth more files; 0 for no time"),
 		every:    c.flags.Duration("every", every, "save again and again, in this period; 0 for once"),
 		collect:  c.flags.Duration("gc-every", 0, "remove what no snapshot needs in this period, too; wants the right to list and to delete"),
 		validate: c.flags.String("validate", "", "`command` that is given each shop's folder, and fails when it must not be saved or published"),
@@ -44,7 +45,7 @@ func (f *saveFlags) saver(c *command, s storage.Storage, pace *warmcache.Pace, m
 		Shops: func(ctx context.Context) ([]warmcache.Shop, error) {
 			return toSave(ctx, s, c.flags.Args(), *f.ranking, *f.folder)
 		},
-		Config: warmcache.SaveConfig{Storage: s, Folder: *f.folder, Compatibility: *c.compat, Source: *f.source, Settle: *f.settle, Least: *f.least,
+		Config: warmcache.SaveConfig{Storage: s, Folder: *f.folder, Compatibility: *c.compat, Source: *f.source, Settle: *f.settle, Least: *f.least, Recent: *f.recent,
 			Pace: pace, Reads: decorate.BytesPerSecond(int(*f.caps.reads)), Validate: validator(*f.validate), DryRun: *c.dryRun}}
 	if *f.collect > 0 {
 		saver.Collect = func(ctx context.Context) error {
@@ -60,8 +61,8 @@ func (f *saveFlags) check() error {
 	if *f.folder == "" {
 		problems = append(problems, errors.New("want --folder"))
 	}
-	if *f.every < 0 || *f.every > 0 && *f.every < time.Second || *f.collect < 0 {
-		problems = append(problems, errors.New("--every and --gc-every: want a second or more, or 0"))
+	if *f.every < 0 || *f.every > 0 && *f.every < time.Second || *f.collect < 0 || *f.recent < 0 {
+		problems = append(problems, errors.New("--every and --gc-every: want a second or more, or 0; --recent: want 0 or more"))
 	}
 	if !(*f.least >= 0 && *f.least <= 1) || *f.caps.cpus < 0 {
 		problems = append(problems, errors.New("--least: want 0 to 1; --cpus: want 0 or more"))
@@ -70,7 +71,7 @@ func (f *saveFlags) check() error {
 }
 
 func saveCommand(c *command) runner {
-	f := c.saveFlags(0)
+	f := c.saveFlags(0, 0)
 	return func(ctx context.Context, s storage.Storage) error {
 		if err := f.check(); err != nil {
 			return fmt.Errorf("save: %w", err)

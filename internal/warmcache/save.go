@@ -36,6 +36,10 @@ type SaveConfig struct {
 	// Least is the part of the last snapshot's files that there must be; 0 for any. A Pod that has just started cold has less, and
 	// would put its empty cache in the place of a full one. After a day less is taken to be how it is.
 	Least float64
+	// Recent is how long a snapshot of another Pod is good enough, unless this one has a tenth more files; 0 for no time. Of Pods that
+	// serve the same shop each has other files, and without it each would put its own in the place of those of the others, all of
+	// them, in turn and for ever.
+	Recent time.Duration
 	// Validate is asked before anything is sent; an error keeps the shop from being saved.
 	Validate func(ctx context.Context, folder string) error
 	// DryRun looks and sends nothing.
@@ -54,8 +58,9 @@ type SaveResult struct {
 	SentBytes int64
 	// Left out are files that were written meanwhile, or are none.
 	LeftOut int
-	// Unchanged says that there was nothing to save, Busy that another saver is at it, Smaller that there is too little.
-	Unchanged, Busy, Smaller bool
+	// Unchanged says that there was nothing to save, Busy that another saver is at it, Smaller that there is too little, and Recent that
+	// another Pod's snapshot is good enough.
+	Unchanged, Busy, Smaller, Recent bool
 }
 
 // leastSettle is several ticks of the clock that file systems take their times from: two writes within one leave the same time,
@@ -147,12 +152,8 @@ func (s *saving) run(ctx context.Context) error {
 		return err
 	}
 	fresh := s.reuse(files, last)
-	if last != nil && len(fresh) == 0 && len(files) == len(last.Files) && newest.Invalidation >= invalid {
-		s.result.Unchanged, s.result.Files, s.result.Bytes = true, len(files), sizeOf(files)
-		return nil
-	}
-	if last != nil && float64(len(files)) < s.Least*float64(len(last.Files)) && s.taken.Sub(newest.Taken) < smallerAfter && newest.Invalidation >= invalid {
-		s.result.Smaller, s.result.Files, s.result.Bytes = true, len(files), sizeOf(files)
+	if last != nil && newest.Invalidation >= invalid && !s.worthIt(len(files), len(fresh), len(last.Files), newest) {
+		s.result.Files, s.result.Bytes = len(files), sizeOf(files)
 		return nil
 	}
 	if s.DryRun {
@@ -169,6 +170,22 @@ func (s *saving) run(ctx context.Context) error {
 		s.turn.giveUp(ctx)
 	}
 	return err
+}
+
+// worthIt says whether so many files, some of them fresh, are to be saved after the last snapshot of so many, and why not.
+func (s *saving) worthIt(files, fresh, last int, newest *Generation) bool {
+	age := s.taken.Sub(newest.Taken)
+	switch r := s.result; {
+	case fresh == 0 && files == last:
+		r.Unchanged = true
+	case float64(files) < s.Least*float64(last) && age < smallerAfter:
+		r.Smaller = true
+	case newest.Source != s.Source && age < s.Recent && files*10 < last*11:
+		r.Recent = true
+	default:
+		return true
+	}
+	return false
 }
 
 // last is the newest snapshot whose packs can be used, and its manifest; nil when there is none. One that cannot be read is no reason

@@ -129,6 +129,52 @@ func TestColdPod(t *testing.T) {
 	}
 }
 
+// TestSeveralPods: of Pods that serve the same shop one saves it, until it has not for some time, or another has far more, or the
+// shop was invalidated. What the one changes it saves at any time.
+func TestSeveralPods(t *testing.T) {
+	s, one, other := newStorage(t), t.TempDir(), t.TempDir()
+	files := func(n int, content string) map[string]string {
+		made := map[string]string{}
+		for i := range n {
+			made[fmt.Sprint("f", i)] = content
+		}
+		return made
+	}
+	hour := func(c *SaveConfig) { c.Recent = time.Hour }
+	second := func(c *SaveConfig) { c.Recent, c.Source = time.Hour, "pod-2" }
+	later := func(c *SaveConfig) { c.Now = func() time.Time { return time.Now().Add(61 * time.Minute) } }
+	fill(t, filepath.Join(one, "a"), files(20, "one"))
+	fill(t, filepath.Join(other, "a"), files(21, "other"))
+	save(t, s, one, "a", hour)
+	if result := save(t, s, other, "a", second); !result.Recent || result.SentBytes != 0 || result.Files != 21 {
+		t.Errorf("the other: %+v", result)
+	}
+	fill(t, filepath.Join(one, "a"), map[string]string{"f3": "three"})
+	if result := save(t, s, one, "a", hour); result.Recent || result.Generation != 2 || result.New != 1 {
+		t.Errorf("the one: %+v", result)
+	}
+	if result := save(t, s, other, "a", second, func(c *SaveConfig) { c.DryRun = true }); !result.Recent {
+		t.Errorf("dry: %+v", result)
+	}
+	if result := save(t, s, other, "a", second, later); result.Recent || result.Generation != 3 {
+		t.Errorf("after an hour: %+v", result)
+	}
+	fill(t, filepath.Join(one, "a"), files(23, "one again"))
+	if result := save(t, s, one, "a", hour, later); !result.Recent {
+		t.Errorf("a little more: %+v", result)
+	}
+	fill(t, filepath.Join(one, "a"), files(24, "one again"))
+	if result := save(t, s, one, "a", hour, later); result.Recent || result.Generation != 4 {
+		t.Errorf("far more: %+v", result)
+	}
+	if err := Invalidate(t.Context(), s, "a", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if result := save(t, s, other, "a", second, later); result.Recent || result.Generation != 5 {
+		t.Errorf("invalidated: %+v", result)
+	}
+}
+
 // TestHeadLies: budgets are kept by what the head says, so that a manifest that says more is refused.
 func TestHeadLies(t *testing.T) {
 	s, here, there := newStorage(t), t.TempDir(), t.TempDir()

@@ -89,7 +89,7 @@ func (s *Saver) Round(ctx context.Context) error {
 		what = "this would be saved"
 	}
 	slog.Info(what, "shops", counts["saved"], "unchanged", counts["unchanged"], "busy", counts["busy"], "smaller", counts["smaller"],
-		"failed", counts["failed"], "sentBytes", sent, "took", time.Since(began).Round(time.Millisecond).String())
+		"recent", counts["recent"], "failed", counts["failed"], "sentBytes", sent, "took", time.Since(began).Round(time.Millisecond).String())
 	return err
 }
 
@@ -128,6 +128,8 @@ func outcome(result *warmcache.SaveResult, err error) string {
 		return "unchanged"
 	case result.Smaller:
 		return "smaller"
+	case result.Recent:
+		return "recent"
 	}
 	return "saved"
 }

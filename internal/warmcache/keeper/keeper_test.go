@@ -60,7 +60,7 @@ func TestRound(t *testing.T) {
 	if err := s.Round(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(`# HELP shopset_cache_saves_total Saves of a shop by result (saved, unchanged, busy, smaller, failed).
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(`# HELP shopset_cache_saves_total Saves of a shop by result (saved, unchanged, busy, smaller, recent, failed).
 # TYPE shopset_cache_saves_total counter
 shopset_cache_saves_total{result="failed"} 1
 shopset_cache_saves_total{result="saved"} 2

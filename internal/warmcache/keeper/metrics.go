@@ -39,7 +39,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		age:                gauge("restored_age_seconds", "How old the restored snapshots were, on average."),
 		restoredGeneration: gauge("restored_generation", "The highest generation of a restored snapshot."),
 		shops:              prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "shopset_cache_restore_shops", Help: "Shops by what came of them (restored, absent, over_budget, failed)."}, []string{"result"}),
-		saves:              prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shopset_cache_saves_total", Help: "Saves of a shop by result (saved, unchanged, busy, smaller, failed)."}, []string{"result"}),
+		saves:              prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shopset_cache_saves_total", Help: "Saves of a shop by result (saved, unchanged, busy, smaller, recent, failed)."}, []string{"result"}),
 		savedBytes:         counter("saved_bytes_total", "Bytes that were sent for snapshots, compressed."),
 		savedFiles:         counter("saved_files_total", "Files that were sent."),
 		roundSeconds:       gauge("save_round_seconds", "How long the last round of saving took."),
