@@ -101,6 +101,9 @@ func TestDeletionDrainsFirst(t *testing.T) {
 	if err := get(t, &appsv1.Deployment{}, ss.Namespace, "a-proxy"); err != nil {
 		t.Fatalf("deleted with open connections: %v", err)
 	}
+	if ss.Status.Summary != "3/3" {
+		t.Errorf("while it still serves the summary is %s", ss.Status.Summary)
+	}
 	counter.open.Store(0)
 	waitDeleting("1 Pods are still ending")
 	// What is around the Pods stays as long as they do.
@@ -113,6 +116,12 @@ func TestDeletionDrainsFirst(t *testing.T) {
 	if err := get(t, &networkingv1.NetworkPolicy{}, ss.Namespace, "a-proxy"); err != nil {
 		t.Fatalf("gone before the Pods: %v", err)
 	}
+	eventually(t, func() error {
+		if err := get(t, ss, ss.Namespace, ss.Name); err != nil || ss.Status.Summary != "0/3" {
+			return fmt.Errorf("when nothing serves any more the summary is %s, %w", ss.Status.Summary, err)
+		}
+		return nil
+	})
 	endPod(t, pod)
 	remove(t, ss)
 }

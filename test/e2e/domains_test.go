@@ -16,6 +16,7 @@ import (
 // TestCustomerDomains: somebody buys at a customer's domain, whose certificate comes from the certificate API by way of
 // Redis, and what its record says is what all proxies do, a moment later.
 func TestCustomerDomains(t *testing.T) {
+	t.Parallel()
 	ss := started(t)
 	if err := target.RegisterDomains(t.Context(), 3, func(string) {}); err != nil {
 		t.Fatal(err)

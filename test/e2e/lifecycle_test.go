@@ -55,6 +55,7 @@ func leftOver(t *testing.T, ss *v1alpha1.ShopSet) []string {
 
 // TestDriftIsMended edits and deletes children of a serving cell.
 func TestDriftIsMended(t *testing.T) {
+	t.Parallel()
 	ss := started(t)
 	name := metav1.ObjectMeta{Namespace: ss.Namespace, Name: "a-shop"}
 	deployment := &appsv1.Deployment{ObjectMeta: name}
@@ -99,9 +100,10 @@ func TestDriftIsMended(t *testing.T) {
 	}
 }
 
-// TestDeletedAndCreatedAgain deletes and creates a ShopSet ten times in a row, each time in another
-// phase of its life, in one of them with the operator killed. Nothing may be left over.
+// TestDeletedAndCreatedAgain deletes and creates a ShopSet nine times in a row, each time in another
+// phase of its life. Nothing may be left over.
 func TestDeletedAndCreatedAgain(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	exists := func(object client.Object, name string) func(*v1alpha1.ShopSet) {
 		return func(*v1alpha1.ShopSet) {
@@ -140,7 +142,6 @@ func TestDeletedAndCreatedAgain(t *testing.T) {
 			waitReady(t, ss)
 			change(t, ss, func(s *v1alpha1.ShopSet) { s.Spec.Traffic = v1alpha1.TrafficDrain })
 		}},
-		{"operator killed", func(ss *v1alpha1.ShopSet) { killOperator(t) }},
 	}
 	for _, phase := range phases {
 		began := time.Now()
@@ -162,6 +163,16 @@ func TestDeletedAndCreatedAgain(t *testing.T) {
 	if _, err := buyer.Buy(t.Context(), options); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestDeletedWhileTheOperatorIsKilled: the next one ends what was begun.
+func TestDeletedWhileTheOperatorIsKilled(t *testing.T) {
+	ss := sample(t, newNamespace(t))
+	if err := target.Client.Create(t.Context(), ss); err != nil {
+		t.Fatal(err)
+	}
+	killOperator(t)
+	remove(t, ss)
 }
 
 // killOperator kills all Pods of the operator without warning.

@@ -200,6 +200,7 @@ func TestBrokenImage(t *testing.T) {
 // TestReasons breaks one component in each way that people know from nights on call, and reads what
 // the ShopSet says about it.
 func TestReasons(t *testing.T) {
+	t.Parallel()
 	ss := started(t)
 	for _, test := range []struct {
 		name   string
@@ -252,6 +253,7 @@ func TestReasons(t *testing.T) {
 
 // TestQuota: a quota that leaves no room is named.
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "small"},
 		Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: *quantity("3")}}}

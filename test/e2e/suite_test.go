@@ -38,6 +38,8 @@ var (
 	images devcluster.Images
 )
 
+// Tests that have their ShopSet for themselves and mostly wait are parallel, two at a time. What counts orders, holds up what all share,
+// or asks how many requests failed is not: it runs before them, alone.
 func TestMain(m *testing.M) {
 	err := func() (err error) {
 		if target, err = devcluster.Find(); err != nil {

@@ -17,6 +17,7 @@ import (
 // TestWarmCache: what a Pod compiled is saved beside it, and the Pod after it has it from its first request on. The status
 // says so.
 func TestWarmCache(t *testing.T) {
+	t.Parallel()
 	ss := warmSample(t, newNamespace(t))
 	shop := &ss.Spec.Components[1]
 	shop.Replicas = new(int32(1))
