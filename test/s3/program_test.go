@@ -307,7 +307,9 @@ func TestKeep(t *testing.T) {
 	if err := os.Remove(filepath.Join(p.folder, "a/x")); err != nil { // Something that must not come back: it is restored already.
 		t.Fatal(err)
 	}
+	// More than pod-1 has saved: of as many, pod-1's would be good enough.
 	p.write("a/own", "of pod-2")
+	p.write("a/more", "of pod-2")
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)
