@@ -63,7 +63,7 @@ test-localcluster: tools ## Tests of the local cluster itself
 	$(TOOLS)/localcluster build; echo "== localcluster"; cd hack/localcluster && CGO_ENABLED=0 SHOPSET_CLUSTER_BIN=$(SHOPSET_STATE)/bin go test ./...
 
 test-e2e: up ## Tests of the whole path in the cluster
-	@echo "== end to end"; go test -count=1 -timeout 40m ./test/e2e
+	@echo "== end to end"; go test -count=1 -parallel 2 -timeout 40m ./test/e2e
 
 test-containertester: tools ## Tests of containertester with a real nginx image
 	@$(TOOLS)/image build nginx-proxy shopset-proxy

@@ -16,7 +16,7 @@ import (
 // keepCommand is the sidecar. It is ready when the Pod is as warm as it can be in the time that is allowed; then it restores the rest
 // with low priority, and then it saves.
 func keepCommand(c *command) runner {
-	save, restore := c.saveFlags(10*time.Minute, time.Hour), c.restoreFlags()
+	save, restore := c.saveFlags(10*time.Minute), c.restoreFlags()
 	return func(ctx context.Context, s storage.Storage) error {
 		err := save.check()
 		if *save.every == 0 {

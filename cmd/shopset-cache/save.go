@@ -23,14 +23,14 @@ type saveFlags struct {
 	admin                             *string
 }
 
-func (c *command) saveFlags(every, recent time.Duration) *saveFlags {
+func (c *command) saveFlags(every time.Duration) *saveFlags {
 	return &saveFlags{
 		folder:   c.flags.String("folder", "", "`folder` of the shops' caches"),
 		ranking:  c.flags.String("ranking", "", "`file` of shops, or @NAME in the storage; @default if it is there, when empty, else all shops of the folder"),
 		source:   c.flags.String("source", os.Getenv("HOSTNAME"), "name of this Pod"),
 		settle:   c.flags.Duration("settle", 2*time.Second, "how long a file must have been left alone to be saved"),
 		least:    c.flags.Float64("least", 0.5, "part of the last snapshot's files that there must be, within a day: a Pod that is cold does not save"),
-		recent:   c.flags.Duration("recent", recent, "how long another Pod's snapshot is good enough, unless this one has a tenth more files; 0 for no time"),
+		recent:   c.flags.Duration("recent", time.Hour, "with a period, how long another Pod's snapshot is good enough, unless this one has a tenth more files; 0 for no time"),
 		every:    c.flags.Duration("every", every, "save again and again, in this period; 0 for once"),
 		collect:  c.flags.Duration("gc-every", 0, "remove what no snapshot needs in this period, too; wants the right to list and to delete"),
 		validate: c.flags.String("validate", "", "`command` that is given each shop's folder, and fails when it must not be saved or published"),
@@ -71,13 +71,14 @@ func (f *saveFlags) check() error {
 }
 
 func saveCommand(c *command) runner {
-	f := c.saveFlags(0, 0)
+	f := c.saveFlags(0)
 	return func(ctx context.Context, s storage.Storage) error {
 		if err := f.check(); err != nil {
 			return fmt.Errorf("save: %w", err)
 		}
 		bounded, pace := f.caps.apply(s)
 		if *f.every == 0 {
+			*f.recent = 0 // Who saves once means it.
 			return f.saver(c, bounded, pace, nil).Round(ctx)
 		}
 		saver := f.saver(c, bounded, pace, keeper.NewMetrics(c.registry))

@@ -153,7 +153,7 @@ func (r *Reconciler) componentStatus(ctx context.Context, ss *v1alpha1.ShopSet, 
 		switch {
 		case out.refused[name] != "":
 			status.Message = out.refused[name]
-		case !ss.DeletionTimestamp.IsZero() && status.Ready == 0:
+		case !ss.DeletionTimestamp.IsZero() && status.Ready == 0 && (live == nil || live.DeletionTimestamp != nil):
 			status.Message = "being deleted"
 		case out.cell == nil:
 			status.Message = r.explain(ctx, ss, seen, name, live, out, &stuck)

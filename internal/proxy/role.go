@@ -122,12 +122,13 @@ func (r *role) roundTrip(e *exchange, request *http.Request) (*http.Response, er
 	target := u.pick(nil)
 	response, err := r.once(e, request, u, target)
 	if err != nil && repeatable(e, request, err) && r.budget.spend() {
+		first := err
 		e.retried = true
 		r.retried()
 		target = u.pick(target)
 		response, err = r.once(e, request, u, target)
 		// This one is not charged for: no upstream has had anything of it yet.
-		if refused(err) && !isTimeout(err) && repeatable(e, request, err) && e.wait(refusedPause) {
+		if refused(first) && refused(err) && !isTimeout(err) && repeatable(e, request, err) && e.wait(refusedPause) {
 			r.retried()
 			response, err = r.once(e, request, u, u.pick(target))
 		}

@@ -14,7 +14,7 @@
 //   - What a newer release cannot read it never sees: keys begin with the compatibility key that the application gives.
 //   - A shop's cache that was invalidated after its snapshot was begun is not restored, whatever the clocks say, nor one that was revoked;
 //     a snapshot knows the Pods that its files come from.
-//   - A Pod that saves often, or is cold, does not push out what is good, nor do Pods that save the same shop push out each other.
+//   - A Pod that saves often, or is cold, does not push out what is good, nor do Pods that save the same shop take turns in less than an hour.
 //   - A restore keeps its budgets of time, bytes and files, the most valuable shops first, and never fails a Pod that could
 //     start cold.
 //

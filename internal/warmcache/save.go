@@ -38,7 +38,7 @@ type SaveConfig struct {
 	Least float64
 	// Recent is how long a snapshot of another Pod is good enough, unless this one has a tenth more files; 0 for no time. Of Pods that
 	// serve the same shop each has other files, and without it each would put its own in the place of those of the others, all of
-	// them, in turn and for ever.
+	// them, in every round.
 	Recent time.Duration
 	// Validate is asked before anything is sent; an error keeps the shop from being saved.
 	Validate func(ctx context.Context, folder string) error
@@ -180,7 +180,7 @@ func (s *saving) worthIt(files, fresh, last int, newest *Generation) bool {
 		r.Unchanged = true
 	case float64(files) < s.Least*float64(last) && age < smallerAfter:
 		r.Smaller = true
-	case newest.Source != s.Source && age < s.Recent && files*10 < last*11:
+	case (newest.Source != s.Source || s.Source == "") && age < s.Recent && files*10 < last*11:
 		r.Recent = true
 	default:
 		return true

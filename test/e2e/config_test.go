@@ -14,7 +14,6 @@ import (
 // TestConfigRenderedInThePod: the proxy's config comes from its whole environment, a Secret included, by the
 // entrypoint; a mistake in it is in the status, and the earlier Pods go on serving.
 func TestConfigRenderedInThePod(t *testing.T) {
-	t.Parallel()
 	ss := started(t)
 	change(t, ss, func(s *v1alpha1.ShopSet) {
 		proxy := &s.Spec.Components[0]

@@ -171,6 +171,12 @@ func TestDeletedWhileTheOperatorIsKilled(t *testing.T) {
 	if err := target.Client.Create(t.Context(), ss); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, func() error {
+		return target.Client.Get(t.Context(), client.ObjectKey{Namespace: ss.Namespace, Name: "a-proxy"}, &appsv1.Deployment{})
+	})
+	if err := target.Client.Delete(t.Context(), ss); err != nil {
+		t.Fatal(err)
+	}
 	killOperator(t)
 	remove(t, ss)
 }

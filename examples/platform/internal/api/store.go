@@ -34,7 +34,7 @@ type store struct {
 // warmConnections are kept open, also when nobody needs them.
 const warmConnections = 4
 
-// openStore makes the pool; it does not connect yet.
+// openStore makes the pool; it does not wait for connections.
 func openStore(ctx context.Context, c Config) (*store, error) {
 	config, err := pgxpool.ParseConfig(c.DatabaseURL)
 	if err != nil {
