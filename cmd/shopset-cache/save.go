@@ -27,7 +27,7 @@ func (c *command) saveFlags(every time.Duration) *saveFlags {
 	return &saveFlags{
 		folder:   c.flags.String("folder", "", "`folder` of the shops' caches"),
 		ranking:  c.flags.String("ranking", "", "`file` of shops, or @NAME in the storage; @default if it is there, when empty, else all shops of the folder"),
-		source:   c.flags.String("source", os.Getenv("HOSTNAME"), "name of this Pod"),
+		source:   c.flags.String("source", hostname(), "name of this Pod"),
 		settle:   c.flags.Duration("settle", 2*time.Second, "how long a file must have been left alone to be saved"),
 		least:    c.flags.Float64("least", 0.5, "part of the last snapshot's files that there must be, within a day: a Pod that is cold does not save"),
 		recent:   c.flags.Duration("recent", time.Hour, "with a period, how long another Pod's snapshot is good enough, unless this one has a tenth more files; 0 for no time"),
@@ -37,6 +37,15 @@ func (c *command) saveFlags(every time.Duration) *saveFlags {
 		caps:     c.caps(),
 		admin:    c.flags.String("admin", admin.DefaultAddress, "`address` of health and metrics when there is a period"),
 	}
+}
+
+// hostname is the Pod's, also where nobody exports it; empty when it is not known.
+func hostname() string {
+	if name := os.Getenv("HOSTNAME"); name != "" {
+		return name
+	}
+	name, _ := os.Hostname()
+	return name
 }
 
 // saver makes one of the flags.

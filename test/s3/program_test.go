@@ -366,6 +366,52 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestSeveralPods: the sidecar that only saves leaves a shop to the Pod that saved it just now; who saves once means it.
+func TestSeveralPods(t *testing.T) {
+	endpoint := server(t)
+	first, second := newPod(t, endpoint, "pod-1"), newPod(t, endpoint, "pod-2")
+	first.write("a/x", "of pod-1")
+	first.run(0, "save")
+	second.write("a/x", "of pod-2")
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	address := free(t)
+	sidecar := exec.CommandContext(ctx, path, "save", "--storage", second.storage, "--compat", "1.42", "--folder", second.folder, "--source", "pod-2", "--every", "1s", "--settle", "20ms", "--admin", address, "a")
+	if err := sidecar.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() bool {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		return strings.Contains(string(body), `shopset_cache_saves_total{result="recent"}`)
+	})
+	cancel()
+	_ = sidecar.Wait() // It was killed.
+	third := newPod(t, endpoint, "pod-3")
+	third.run(0, "restore", "a")
+	if got := third.read("a/x"); got != "of pod-1" {
+		t.Errorf("the sidecar saved %q", got)
+	}
+	second.run(0, "save")
+	fourth := newPod(t, endpoint, "pod-4")
+	fourth.run(0, "restore", "a")
+	if got := fourth.read("a/x"); got != "of pod-2" {
+		t.Errorf("saved once it is %q", got)
+	}
+}
+
 func until(t *testing.T, good func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
